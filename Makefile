@@ -1,0 +1,46 @@
+# make demo [FILM=path]   colours a film; needs python3 (3.11 or 3.12) and make, installs no torch
+# make test               everything but the GPU tests
+# make check              what CI runs: format, lint, types, tests
+PYTHON ?= $(firstword $(shell command -v python3.12 python3.11 python3 2>/dev/null))
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+FILM ?=
+
+.PHONY: demo test check format benchmarks clean
+
+demo: .venv/.demo
+	$(BIN)/python deploy/demo/demo.py demo $(if $(FILM),"$(FILM)")
+
+test: .venv/.dev
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not gpu"
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmarks: .venv/.dev
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .venv demo dist
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "reeltint: python3 is missing" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+	  { echo "reeltint: Triton's wheel runs on Python 3.11 or 3.12; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "reeltint: no venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e ".[local,demo]"
+	@touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(PIP) -e ".[dev]"
+	@touch $@ .venv/.demo

@@ -1,0 +1,25 @@
+"""Run benchmarks, print their tables and keep them as JSON: run.py [served] [papers_way] [film]."""
+
+import importlib
+import json
+import os
+import platform
+import sys
+
+from common import RESULTS
+
+NAMES = ("served", "papers_way", "film")
+
+
+def main() -> None:
+    RESULTS.mkdir(exist_ok=True)
+    for name in sys.argv[1:] or NAMES:
+        benchmark = importlib.import_module(name)
+        result = benchmark.measure()
+        machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+        (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine, **result}, indent=2) + "\n")
+        print(f"\n{benchmark.__doc__.splitlines()[0]}\n\n{benchmark.table(result)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

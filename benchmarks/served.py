@@ -1,0 +1,59 @@
+"""Served frames/s against ONNX Runtime in process on the same graphs, with the client's defaults."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from common import MODELS, SIZES, grey_frames, take_turns
+from numpy.typing import NDArray
+from reeltint import Colorizer
+from reeltint_local import LocalTriton
+
+FRAMES, BATCH, WORKERS = 64, 8, 2
+
+
+class InProcess:
+    """lab_split, colorizer and chroma_merge in this process, sessions as the server's: one thread each."""
+
+    def __init__(self) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._split, self._network, self._merge = (
+            onnxruntime.InferenceSession(
+                str(MODELS / name / "1/model.onnx"), options, providers=["CPUExecutionProvider"]
+            )
+            for name in ("lab_split", "colorizer", "chroma_merge")
+        )
+
+    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        (lightness,) = self._split.run(None, {"frames": frames})
+        (ab,) = self._network.run(None, {"lightness": lightness})
+        return self._merge.run(None, {"frames": frames, "ab": ab})[0]  # type: ignore[no-any-return]
+
+
+def measure() -> dict[str, Any]:
+    """Frames/s of both ways and their ratio, by frame size; both with as many workers as the server has instances."""
+    result: dict[str, Any] = {}
+    in_process = InProcess()
+    with LocalTriton(MODELS) as server, Colorizer(server.address) as colorizer, ThreadPoolExecutor(WORKERS) as pool:
+        for name, (height, width) in SIZES.items():
+            frames = grey_frames(FRAMES, height, width)
+            batches = [frames[k : k + BATCH] for k in range(0, FRAMES, BATCH)]
+            seconds = take_turns(
+                {
+                    "served": lambda b=batches: [batch.chroma for batch in colorizer.stream(b)],  # type: ignore[misc]
+                    "in process": lambda b=batches: list(pool.map(in_process, b)),  # type: ignore[misc]
+                }
+            )
+            speed = {way: FRAMES / taken for way, taken in seconds.items()}
+            result[name] = {**speed, "ratio": speed["served"] / speed["in process"]}
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    lines = ["| frames/s | served | in process | served / in process |", "|---|---|---|---|"]
+    for name, row in result.items():
+        lines.append(f"| {name} | {row['served']:.1f} | {row['in process']:.1f} | {row['ratio']:.2f} |")
+    return "\n".join(lines)

@@ -1,0 +1,282 @@
+"""Colorizer and AsyncColorizer: frames out to a Triton server, colour back. Only input and output; see `_codec`."""
+
+import asyncio
+import itertools
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from reeltint._codec import MODELS, ColorBatch, Frames, Output, decode, encode, error_of
+from reeltint._errors import InvalidRequest, ServerBusy, ServerUnreachable
+
+_T = TypeVar("_T")
+_END: Any = object()
+# tritonclient drops its own message limits and keepalive once channel arguments are given.
+_CHANNEL = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 2),
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.use_local_subchannel_pool", 1),  # a fresh channel is then a fresh connection
+)
+
+
+class AsyncColorizer:
+    """Colours batches of grey frames by a Triton server, for asyncio.
+
+    Args:
+        address: "host:port" of Triton's gRPC endpoint; a DNS name with several addresses is used round robin.
+        in_flight: Batches sent and not yet handed out, at most; bounds memory on both sides.
+        deadline_s: Seconds until one attempt of a call is given up.
+        retries: Further attempts after `ServerBusy` and `ServerUnreachable`; other errors are raised at once.
+        backoff_s: Delay before the first retry, in seconds; doubles each time, with up to half of it random.
+        backoff_cap_s: Longest delay, in seconds.
+
+    Raises:
+        InvalidRequest: An option is out of range.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        in_flight: int = 4,
+        deadline_s: float = 60.0,
+        retries: int = 5,
+        backoff_s: float = 0.2,
+        backoff_cap_s: float = 5.0,
+    ) -> None:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise InvalidRequest(f'address: "host:port" was expected, not {address!r}')
+        if in_flight < 1:
+            raise InvalidRequest(f"in_flight: at least 1, not {in_flight}")
+        if deadline_s <= 0:
+            raise InvalidRequest(f"deadline_s: more than 0, not {deadline_s}")
+        if min(retries, backoff_s, backoff_cap_s) < 0:
+            raise InvalidRequest("retries, backoff_s and backoff_cap_s: 0 or more")
+        self.address, self.in_flight, self.deadline_s = address, in_flight, deadline_s
+        self.retries, self.backoff_s, self.backoff_cap_s = retries, backoff_s, backoff_cap_s
+        self._client: InferenceServerClient | None = None
+        self._retired: deque[tuple[float, InferenceServerClient]] = deque()
+        self._max_batch: dict[str, int] = {}
+
+    async def __aenter__(self) -> "AsyncColorizer":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; the next call would open a new one."""
+        clients = [client for _, client in self._retired]
+        if self._client is not None:
+            clients.append(self._client)
+        self._client = None
+        self._retired.clear()
+        for client in clients:
+            await client.close()
+
+    async def is_ready(self) -> bool:
+        """Whether the server answers and has the ensembles loaded."""
+        try:
+            client = self._connected()
+            states = [
+                await client.is_model_ready(model, client_timeout=self.deadline_s) for model in MODELS.values()
+            ]
+        except InferenceServerException:
+            return False
+        return all(states)
+
+    async def max_batch(self, *, output: Output = "chroma") -> int:
+        """The largest batch that the server takes, by the configuration of its model.
+
+        Raises:
+            ModelNotFound: The server has no such model.
+            TransportError: No usable answer.
+        """
+        model = _model(output)
+        if model not in self._max_batch:
+            config = await self._call(
+                model, lambda client: client.get_model_config(model, client_timeout=self.deadline_s)
+            )
+            self._max_batch[model] = config.config.max_batch_size
+        return self._max_batch[model]
+
+    async def colorize(self, frames: Frames, *, output: Output = "chroma") -> ColorBatch:
+        """Colour one batch.
+
+        Args:
+            frames: [B, H, W] uint8, grey sRGB code values 0..255, full range.
+            output: "chroma" for Cb and Cr at half size (a video encoder's 4:2:0), "rgb" for whole pictures.
+
+        Raises:
+            InvalidRequest: `frames` or `output` cannot be right; nothing was sent.
+            ServerError: The server refused; `ServerBusy` after all retries.
+            TransportError: No usable answer; `ServerUnreachable` after all retries, `DeadlineExceeded`.
+        """
+        model = _model(output)
+        inputs, outputs = encode(frames, output, await self.max_batch(output=output))
+        result = await self._call(
+            model,
+            lambda client: client.infer(model, inputs, outputs=outputs, client_timeout=self.deadline_s),
+        )
+        return decode(result, frames, output)
+
+    async def stream(
+        self, batches: Iterable[Frames] | AsyncIterable[Frames], *, output: Output = "chroma"
+    ) -> AsyncIterator[ColorBatch]:
+        """Colour batches as they come; results in order, at most `in_flight` batches under way.
+
+        Args:
+            batches: Arrays as for `colorize`; a plain iterable is read in a worker thread.
+            output: As for `colorize`.
+
+        Yields:
+            One `ColorBatch` a batch.
+
+        Raises:
+            ReeltintError: As `colorize`; what was handed out before stays good.
+        """
+        under_way: deque[asyncio.Task[ColorBatch]] = deque()
+        try:
+            async for frames in _each(batches):
+                under_way.append(asyncio.create_task(self.colorize(frames, output=output)))
+                if len(under_way) == self.in_flight:
+                    yield await under_way.popleft()
+            while under_way:
+                yield await under_way.popleft()
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    def _connected(self) -> InferenceServerClient:
+        if self._client is None:
+            self._client = InferenceServerClient(self.address, channel_args=_CHANNEL)
+        return self._client
+
+    async def _call(self, model: str, call: Any) -> Any:
+        for attempt in itertools.count():
+            client = self._connected()
+            try:
+                return await call(client)
+            except InferenceServerException as failure:
+                error = error_of(failure, self.address, model)
+                if attempt >= self.retries or not isinstance(error, ServerBusy | ServerUnreachable):
+                    raise error from failure
+                if isinstance(error, ServerUnreachable) and attempt > 0 and self._client is client:
+                    await self._retire(client)
+            delay = min(self.backoff_cap_s, self.backoff_s * 2**attempt)
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+        raise AssertionError
+
+    async def _retire(self, client: InferenceServerClient) -> None:
+        """Leave a channel that stayed broken though its server may be back; it is closed when no call can be on it."""
+        self._client = None
+        now = time.monotonic()
+        self._retired.append((now, client))
+        while now - self._retired[0][0] > self.deadline_s:
+            await self._retired.popleft()[1].close()
+
+
+class Colorizer:
+    """Colours batches of grey frames by a Triton server; `AsyncColorizer` without asyncio, same names and options."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        in_flight: int = 4,
+        deadline_s: float = 60.0,
+        retries: int = 5,
+        backoff_s: float = 0.2,
+        backoff_cap_s: float = 5.0,
+    ) -> None:
+        self._colorizer = AsyncColorizer(
+            address,
+            in_flight=in_flight,
+            deadline_s=deadline_s,
+            retries=retries,
+            backoff_s=backoff_s,
+            backoff_cap_s=backoff_cap_s,
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="reeltint", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Colorizer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection and end the thread behind it."""
+        if self._thread.is_alive():
+            self._run(self._colorizer.close()).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def is_ready(self) -> bool:
+        """See `AsyncColorizer.is_ready`."""
+        return self._run(self._colorizer.is_ready()).result()
+
+    def max_batch(self, *, output: Output = "chroma") -> int:
+        """See `AsyncColorizer.max_batch`."""
+        return self._run(self._colorizer.max_batch(output=output)).result()
+
+    def colorize(self, frames: Frames, *, output: Output = "chroma") -> ColorBatch:
+        """See `AsyncColorizer.colorize`."""
+        return self._run(self._colorizer.colorize(frames, output=output)).result()
+
+    def stream(self, batches: Iterable[Frames], *, output: Output = "chroma") -> Iterator[ColorBatch]:
+        """See `AsyncColorizer.stream`; `batches` is read in the calling thread."""
+        under_way: deque[Future[ColorBatch]] = deque()
+        try:
+            for frames in batches:
+                under_way.append(self._run(self._colorizer.colorize(frames, output=output)))
+                if len(under_way) == self._colorizer.in_flight:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+    def _run(self, coroutine: Coroutine[Any, Any, _T]) -> "Future[_T]":
+        if not self._thread.is_alive():
+            coroutine.close()
+            raise InvalidRequest("this Colorizer is closed")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+
+def _model(output: str) -> str:
+    if output not in MODELS:
+        raise InvalidRequest(f"output: {' or '.join(map(repr, MODELS))}, not {output!r}")
+    return MODELS[output]  # type: ignore[index]
+
+
+async def _each(batches: Iterable[Frames] | AsyncIterable[Frames]) -> AsyncIterator[Frames]:
+    if isinstance(batches, AsyncIterable):
+        async for frames in batches:
+            yield frames
+        return
+    iterator = iter(batches)
+    while (frames := await asyncio.to_thread(next, iterator, _END)) is not _END:
+        yield frames

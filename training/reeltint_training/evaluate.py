@@ -1,0 +1,117 @@
+"""Networks measured on photographs they have not seen, with the rows that put their figures into proportion."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from reeltint_training.checkpoints import load_network
+from reeltint_training.color import lab_to_srgb
+from reeltint_training.data import Photo, to_lab
+from reeltint_training.figures import Figures, colourfulness, compare, mean
+
+Colour = Callable[[Tensor], Tensor]
+"""True lightness [1, 1, H, W], L*/100, to ab [1, 2, h, w] in Lab units."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What is measured: a name for the table, and how it colours."""
+
+    name: str
+    colour: Colour
+
+
+def grey(lightness: Tensor) -> Tensor:
+    """No colour at all."""
+    return torch.zeros(1, 2, 1, 1)
+
+
+def at_size(network: Callable[[Tensor], Tensor], size: int) -> Colour:
+    """Serve `network` at `size` x `size`, as `lab_split` does: antialiased, not keeping the aspect."""
+
+    def colour(lightness: Tensor) -> Tensor:
+        with torch.inference_mode():
+            small = functional.interpolate(lightness, (size, size), mode="bilinear", antialias=True)
+            return network(small).float()
+
+    return colour
+
+
+def row(model: Path, size: int | None = None, network: str | None = None) -> Row:
+    """Make a row of a checkpoint (.safetensors, .pth) or of an exported `colorizer` (.onnx, at its own size).
+
+    Args:
+        model: The file.
+        size: Input size for a checkpoint; by default the registry's.
+        network: Which network a checkpoint of others holds.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be loaded.
+    """
+    if model.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        given, fixed = session.get_inputs()[0], session.get_inputs()[0].shape[-1]
+
+        def run(lightness: Tensor) -> Tensor:
+            return torch.from_numpy(session.run(None, {given.name: lightness.numpy()})[0])
+
+        return Row(name=f"{model.parent.parent.name or model.stem} (ONNX, {fixed})", colour=at_size(run, fixed))
+    loaded, spec, _ = load_network(model, network)
+    size = size or spec.size
+    return Row(name=f"{model.stem} ({size})", colour=at_size(loaded, size))
+
+
+def apply(colour: Colour, photo: Photo) -> Photo:
+    """Colour the true lightness of `photo` [H, W, 3] sRGB; the lightness stays the truth's."""
+    lab = to_lab(photo[None])
+    ab = functional.interpolate(colour(lab[:, :1] / 100), photo.shape[:2], mode="bilinear", align_corners=False)
+    rgb = lab_to_srgb(torch.cat([lab[:, :1], ab], 1))[0]
+    picture: NDArray[np.uint8] = (rgb.movedim(0, -1) * 255).round().to(torch.uint8).numpy()
+    return picture
+
+
+def evaluate(rows: Iterable[Row], photos: list[tuple[str, Photo]]) -> dict[str, Figures]:
+    """Mean figures of each row over `photos`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor() as pool:
+            return {
+                each.name: mean(list(pool.map(lambda p, c=each.colour: compare(apply(c, p[1]), p[1]), photos)))  # type: ignore[misc]
+                for each in rows
+            }
+    finally:
+        torch.set_num_threads(threads)
+
+
+def table(figures: dict[str, Figures], photos: list[tuple[str, Photo]]) -> str:
+    """The figures as a Markdown table, the truth's colourfulness last."""
+    lines = ["| | PSNR dB | SSIM | CIEDE2000 | ab distance | colourfulness |", "|---|---|---|---|---|---|"]
+    for name, f in figures.items():
+        lines.append(
+            f"| {name} | {f.psnr:.2f} | {f.ssim:.4f} | {f.ciede2000:.2f} | {f.ab_distance:.2f} | {f.colourfulness:.1f} |"
+        )
+    truth = np.mean([colourfulness(photo) for _, photo in photos])
+    return "\n".join([*lines, f"| truth | | | | | {truth:.1f} |"])
+
+
+def contact_sheet(rows: list[Row], photos: list[tuple[str, Photo]], path: Path, height: int = 144) -> None:
+    """Write a PNG: a line a photograph, grey, each row's colours, then the truth."""
+    lines = []
+    for _, photo in photos:
+        pictures = [apply(each.colour, photo) for each in [Row(name="grey", colour=grey), *rows]] + [photo]
+        width = round(photo.shape[1] * height / photo.shape[0])
+        small = [np.asarray(Image.fromarray(p).resize((min(width, 2 * height), height))) for p in pictures]
+        lines.append(np.concatenate(small, 1))
+    widest = max(line.shape[1] for line in lines)
+    sheet = [np.pad(line, ((0, 2), (0, widest - line.shape[1]), (0, 0))) for line in lines]
+    Image.fromarray(np.concatenate(sheet)).save(path)

@@ -1,0 +1,295 @@
+"""The training loop: AdamW, cosine schedule with warm-up, averaged weights, bfloat16, resumable."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reeltint_training.bins import class_weights, smooth_prior
+from reeltint_training.checkpoints import CheckpointError, load_state, read_checkpoint, save_checkpoint
+from reeltint_training.data import Batches, Photo, film_look, load_photos, to_lab
+from reeltint_training.losses import Loss, MeanSquaredError, RebalancedCrossEntropy
+from reeltint_training.networks import NETWORKS
+from reeltint_training.networks.huenet import HueNet
+from reeltint_training.networks.resnet18 import ResNet18Half
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """Everything that decides a training run, kept in the checkpoint's header.
+
+    Attributes:
+        network: Name in the registry.
+        crop: Size of the training crops in pixels, a multiple of the network's stride.
+        batch: Crops a step.
+        steps: Steps in all; with `minutes`, the limit that comes first ends the run.
+        minutes: Wall-clock time of the whole run, over which the learning rate then falls; None counts steps.
+        learning_rate: Peak of the schedule; the pretrained encoder learns at `encoder_rate` times it.
+        encoder_rate: See `learning_rate`.
+        weight_decay: AdamW's, on convolution kernels only.
+        warm_up: Steps over which the rate rises from 0.
+        ema: Decay of the averaged weights, which are what is kept and measured.
+        seed: Of crops, order and fresh weights.
+        save_every_s: Seconds between checkpoints.
+    """
+
+    network: str = "huenet"
+    crop: int = 128
+    batch: int = 64
+    steps: int = 100_000
+    minutes: float | None = None
+    learning_rate: float = 2e-3
+    encoder_rate: float = 0.3
+    weight_decay: float = 0.02
+    warm_up: int = 150
+    ema: float = 0.998
+    seed: int = 0
+    save_every_s: float = 240.0
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise ValueError(f"--network {self.network}: known are {', '.join(NETWORKS)}")
+        stride = NETWORKS[self.network].build().stride
+        if self.crop % int(stride):  # type: ignore[call-overload]
+            raise ValueError(f"--crop {self.crop}: {self.network} wants a multiple of {stride}")
+
+
+def _bin_prior(photos: list[tuple[str, Photo]], bins: Tensor) -> Tensor:
+    """How often each bin occurs in the data: every fourth pixel of every row and column."""
+    counts = torch.zeros(len(bins))
+    step = float((bins[:, 0].unique().diff()).min())
+    for _, photo in photos:
+        ab = to_lab(photo[None, ::4, ::4])[0, 1:].flatten(1).T
+        cell = (ab / step).round() * step
+        code, count = torch.unique(cell[:, 0] * 1000 + cell[:, 1], return_counts=True)
+        found = torch.isin(bins[:, 0] * 1000 + bins[:, 1], code)
+        order = torch.searchsorted(code, (bins[:, 0] * 1000 + bins[:, 1])[found])
+        counts[found] += count[order]
+    return smooth_prior(counts, bins)
+
+
+def _make_loss(network: nn.Module, photos: list[tuple[str, Photo]], fresh: bool) -> Loss:
+    if isinstance(network, HueNet):
+        if fresh:
+            network.log_weight.copy_(class_weights(_bin_prior(photos, network.bins)).log())
+        return RebalancedCrossEntropy(network)
+    assert isinstance(network, ResNet18Half)
+    return MeanSquaredError(network)
+
+
+def _centre_crops(photos: list[tuple[str, Photo]], size: int) -> Tensor:
+    """The middle square of each photograph at `size`, Lab [N, 3, S, S]: always the same validation pictures."""
+    crops = []
+    for _, photo in photos:
+        side = min(photo.shape[:2])
+        top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
+        lab = to_lab(photo[None, top : top + side, left : left + side])
+        crops.append(functional.interpolate(lab, (size, size), mode="bilinear", antialias=True))
+    return torch.cat(crops)
+
+
+def _plot(log_path: Path) -> None:
+    rows = [json.loads(line) for line in log_path.read_text().splitlines()]
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    for key, label in (("loss", "training"), ("validation_loss", "validation")):
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        axes.plot(*zip(*points, strict=True), label=label) if points else None
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(log_path.with_suffix(".png"), dpi=120)
+    plt.close(figure)
+
+
+class _Average:
+    """Exponential moving average of a network's weights; buffers are copied as they are."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    def update(self, network: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value.detach().float(), 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+
+def train(
+    options: TrainOptions,
+    sources: list[Path],
+    validation: list[Path],
+    folder: Path,
+    *,
+    imagenet: dict[str, Tensor] | None = None,
+    start: Path | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> Path:
+    """Train a network, or go on where `folder` stopped.
+
+    Args:
+        options: What to do; must be the same when resuming.
+        sources: Training photographs: folders and .tar files.
+        validation: Validation photographs, not among the sources.
+        folder: Gets `{network}.safetensors`, `.jsonl`, `.png` and `resume.pt`.
+        imagenet: Published weights of the encoder to start from.
+        start: A checkpoint to start from (fine-tuning), instead of fresh weights.
+        on_step: Called after each step with its number.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        DataError: No photographs with colour.
+        CheckpointError: `start` or the resume file does not fit.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target, log_path, resume = (folder / f for f in (f"{options.network}.safetensors", "log.jsonl", "resume.pt"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(options.seed)
+    network = NETWORKS[options.network].build()
+    if imagenet is not None:
+        network.load_imagenet(imagenet)  # type: ignore[operator]
+    if start is not None:
+        load_state(network, read_checkpoint(start)[0], start)
+    photos = load_photos(sources)
+    unseen = load_photos(validation)
+    held_out = _centre_crops(unseen[:: -(-len(unseen) // 256)], options.crop)
+    log.info("%d photographs, %d for validation", len(photos), len(held_out))
+    kept = _read_resume(resume, options)
+    if kept:
+        network.load_state_dict(kept["network"])
+    loss_of = _make_loss(network, photos, fresh=not kept and start is None)
+    network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimiser = _optimiser(network, options)
+    average = _Average(network, options.ema)
+    step, elapsed = 0, 0.0
+    if kept:
+        optimiser.load_state_dict(kept["optimiser"])
+        average.state, step, elapsed = kept["average"], kept["step"], kept["elapsed"]
+        log.info("resumed at step %d", step)
+    batches = iter(Batches(photos, options.batch, options.crop, options.seed, skip=step))
+    grain = torch.Generator().manual_seed(options.seed + step)
+    autocast = torch.autocast(device, torch.bfloat16)
+    begun, saved, reported, smooth = time.monotonic() - elapsed, time.monotonic(), time.monotonic(), None
+    base_rates = [group["lr"] for group in optimiser.param_groups]
+
+    def finish(done: bool) -> None:
+        figures = _validate(network, average, loss_of, held_out, options.batch, device)
+        header = {
+            "network": options.network,
+            "train": asdict(options),
+            "data": [source.name for source in sources],
+            "photographs": len(photos),
+            "step": step,
+            "images": step * options.batch,
+            "minutes": round((time.monotonic() - begun) / 60, 1),
+            "finished": done,
+            "pretrained": imagenet is not None,
+            "validation_loss": figures,
+        }
+        save_checkpoint(target, average.state, header)
+        _write_log(log_path, {"step": step, "validation_loss": figures})
+        _plot(log_path)
+        whole = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
+        torch.save(whole | {"step": step, "elapsed": time.monotonic() - begun, "options": asdict(options)}, resume)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("training", total=1.0)
+        while step < options.steps:
+            done = _progress(options, step, time.monotonic() - begun)
+            if done >= 1:
+                break
+            rate = min(1.0, (step + 1) / options.warm_up) * (0.5 + 0.5 * math.cos(math.pi * done))
+            for group, base in zip(optimiser.param_groups, base_rates, strict=True):
+                group["lr"] = base * max(rate, 0.002)
+            lab = next(batches)
+            lightness = film_look(lab[:, :1] / 100, grain).to(device, memory_format=torch.channels_last)
+            with autocast if device == "cuda" or torch.backends.mkldnn.is_available() else nullcontext():
+                loss = loss_of(lightness, lab[:, 1:].to(device))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            step += 1
+            average.update(network, step)
+            value = float(loss.detach())
+            smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
+            if step % 20 == 0:
+                now = time.monotonic()
+                speed, reported = 20 * options.batch / (now - reported), now
+                _write_log(log_path, {"step": step, "loss": round(smooth, 5), "images_s": round(speed, 1)})
+                progress.update(task, completed=done, description=f"loss {smooth:.4f}  {speed:.0f} images/s")
+            if on_step:
+                on_step(step)
+            if time.monotonic() - saved > options.save_every_s:
+                finish(done=False)
+                saved = reported = time.monotonic()
+    finish(done=True)
+    return target
+
+
+def _progress(options: TrainOptions, step: int, elapsed_s: float) -> float:
+    share = step / options.steps
+    return share if options.minutes is None else max(share, elapsed_s / 60 / options.minutes)
+
+
+def _optimiser(network: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        groups.setdefault((name.startswith("encoder."), parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": options.learning_rate * (options.encoder_rate if encoder else 1.0),
+                "weight_decay": options.weight_decay if kernel else 0.0,
+            }
+            for (encoder, kernel), parameters in groups.items()
+        ]
+    )
+
+
+def _read_resume(resume: Path, options: TrainOptions) -> dict[str, Any] | None:
+    if not resume.is_file():
+        return None
+    kept: dict[str, Any] = torch.load(resume, map_location="cpu", weights_only=True)
+    different = [key for key, value in asdict(options).items() if kept["options"].get(key) != value]
+    if set(different) - {"steps", "minutes", "save_every_s"}:
+        raise CheckpointError(f"{resume} was made with other options ({', '.join(different)}); use another folder")
+    return kept
+
+
+def _validate(
+    network: nn.Module, average: _Average, loss_of: Loss, lab: Tensor, batch: int, device: str
+) -> float:
+    """The loss of the averaged weights over the validation crops."""
+    own = {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(average.state)
+    network.eval()
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+        losses = [float(loss_of(part[:, :1].to(device) / 100, part[:, 1:].to(device))) for part in lab.split(batch)]
+    network.load_state_dict(own)
+    network.train()
+    return round(sum(losses) / len(losses), 5)
+
+
+def _write_log(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
