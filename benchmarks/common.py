@@ -24,7 +24,7 @@ def grey_frames(count: int, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def take_turns(rivals: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
-    """Median seconds of each rival: one warm-up, then `rounds` in which each runs once, so that all meet the same machine."""
+    """Median seconds of each rival: one warm-up, then `rounds` in which each runs once, on the same busy machine."""
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for run in rivals.values():
         run()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import SIZES, grey_frames, take_turns
+from numpy.typing import NDArray
 from reeltint_training.networks import NETWORKS
 from served import InProcess
 from skimage.color import lab2rgb, rgb2lab
@@ -23,13 +24,14 @@ def measure() -> dict[str, Any]:
     frame = grey_frames(1, *SIZES["1080p"])
     ours = InProcess()
 
-    def papers() -> np.ndarray:
+    def papers() -> NDArray[np.uint8]:
         lab = rgb2lab(np.repeat(frame[0][..., None], 3, 2))
         lightness = torch.from_numpy(lab[..., 0] / 100).float()[None, None]
         with torch.inference_mode():
             small = functional.interpolate(lightness, (SPEC.size, SPEC.size), mode="bilinear", antialias=True)
             ab = functional.interpolate(network(small), frame.shape[1:], mode="bilinear")[0].movedim(0, -1).numpy()
-        return (lab2rgb(np.concatenate([lab[..., :1], ab], -1)) * 255).round().astype(np.uint8)  # type: ignore[no-any-return]
+        rgb: NDArray[np.uint8] = (lab2rgb(np.concatenate([lab[..., :1], ab], -1)) * 255).round().astype(np.uint8)
+        return rgb
 
     seconds = take_turns({"reeltint": lambda: ours(frame), "papers": papers})
     return {

@@ -18,7 +18,7 @@ def main() -> None:
         result = benchmark.measure()
         machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
         (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine, **result}, indent=2) + "\n")
-        print(f"\n{benchmark.__doc__.splitlines()[0]}\n\n{benchmark.table(result)}", flush=True)
+        print(f"\n{(benchmark.__doc__ or name).splitlines()[0]}\n\n{benchmark.table(result)}", flush=True)
 
 
 if __name__ == "__main__":

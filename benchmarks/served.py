@@ -8,9 +8,10 @@ import onnxruntime
 from common import MODELS, SIZES, grey_frames, take_turns
 from numpy.typing import NDArray
 from reeltint import Colorizer
+from reeltint._colorize import default_batch
 from reeltint_local import LocalTriton
 
-FRAMES, BATCH, WORKERS = 64, 8, 2
+FRAMES, WORKERS = 64, 2
 
 
 class InProcess:
@@ -39,7 +40,8 @@ def measure() -> dict[str, Any]:
     with LocalTriton(MODELS) as server, Colorizer(server.address) as colorizer, ThreadPoolExecutor(WORKERS) as pool:
         for name, (height, width) in SIZES.items():
             frames = grey_frames(FRAMES, height, width)
-            batches = [frames[k : k + BATCH] for k in range(0, FRAMES, BATCH)]
+            batch = default_batch(height, width)
+            batches = [frames[k : k + batch] for k in range(0, FRAMES, batch)]
             seconds = take_turns(
                 {
                     "served": lambda b=batches: [batch.chroma for batch in colorizer.stream(b)],  # type: ignore[misc]

@@ -11,7 +11,7 @@ import numpy as np
 from reeltint._codec import Frames
 from reeltint._colorizer import Colorizer
 from reeltint._errors import FilmError, InvalidRequest
-from reeltint._film import EncodeOptions, FilmFrame, FilmReader, FilmWriter, read_still, write_still
+from reeltint._film import FilmFrame, FilmReader, FilmWriter, read_still, write_still
 
 STILL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 
@@ -64,6 +64,11 @@ class _Stopwatch:
             yield item
 
 
+def default_batch(height: int, width: int) -> int:
+    """Frames of this size that make a good request: 4 MiB, which a CPU's cache holds, at most 16."""
+    return max(1, min(16, 2**22 // (height * width)))
+
+
 def colorize_film(
     source: Path | str,
     target: Path | str,
@@ -72,8 +77,11 @@ def colorize_film(
     start_s: float | None = None,
     end_s: float | None = None,
     side_by_side: bool = False,
-    encode: EncodeOptions | None = None,
-    batch: int = 8,
+    encoder: str = "libx264",
+    quality: float = 18,
+    preset: str | None = None,
+    pixel_format: str | None = None,
+    batch: int | None = None,
     on_frame: Callable[[int, float], None] | None = None,
 ) -> Report:
     """Colour a film: its luma plane, sound, subtitles, time stamps and metadata stay as they are.
@@ -85,29 +93,40 @@ def colorize_film(
         start_s: Colour only from here on, seconds from the film's start.
         end_s: Colour only up to here.
         side_by_side: Grey and colour beside each other.
-        encode: Encoder, quality and pixel format; default H.264, CRF 18.
-        batch: Frames a request.
+        encoder: FFmpeg's name of a video encoder.
+        quality: Its constant quality (CRF, CQ or qscale): smaller is better.
+        preset: Its speed preset; None is `FilmWriter`'s choice.
+        pixel_format: None is 4:2:0 at the source's bit depth.
+        batch: Frames a request; None takes as many as fit into 4 MiB, at most 16.
         on_frame: Called after each frame with the number of frames written and the time stamp in seconds.
 
     Raises:
         FilmError: The film cannot be read or written; what was written is kept as a partial file that it names.
         ReeltintError: The server refused or did not answer; the partial file is kept as well.
     """
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise InvalidRequest(f"batch: at least 1, not {batch}")
     begun = time.perf_counter()
     decoding, encoding = _Stopwatch(), _Stopwatch()
-    batch = min(batch, colorizer.max_batch())
     count = 0
     with FilmReader(source, start_s=start_s, end_s=end_s) as reader:
+        size = min(batch or default_batch(reader.info.height, reader.info.width), colorizer.max_batch())
         sent: deque[list[FilmFrame]] = deque()
 
         def greys() -> Iterator[Frames]:
-            for frames in _batches(decoding.iterate(reader), batch):
+            for frames in _batches(decoding.iterate(reader), size):
                 sent.append(frames)
                 yield np.stack([frame.grey() for frame in frames])
 
-        with FilmWriter(target, reader, encode=encode or EncodeOptions(), side_by_side=side_by_side) as writer:
+        with FilmWriter(
+            target,
+            reader,
+            encoder=encoder,
+            quality=quality,
+            preset=preset,
+            pixel_format=pixel_format,
+            side_by_side=side_by_side,
+        ) as writer:
             for coloured in colorizer.stream(greys()):
                 assert coloured.chroma is not None
                 for frame, chroma in zip(sent.popleft(), coloured.chroma, strict=True):

@@ -93,9 +93,7 @@ class AsyncColorizer:
         """Whether the server answers and has the ensembles loaded."""
         try:
             client = self._connected()
-            states = [
-                await client.is_model_ready(model, client_timeout=self.deadline_s) for model in MODELS.values()
-            ]
+            states = [await client.is_model_ready(model, client_timeout=self.deadline_s) for model in MODELS.values()]
         except InferenceServerException:
             return False
         return all(states)
@@ -269,7 +267,7 @@ class Colorizer:
 def _model(output: str) -> str:
     if output not in MODELS:
         raise InvalidRequest(f"output: {' or '.join(map(repr, MODELS))}, not {output!r}")
-    return MODELS[output]  # type: ignore[index]
+    return MODELS[output]
 
 
 async def _each(batches: Iterable[Frames] | AsyncIterable[Frames]) -> AsyncIterator[Frames]:

@@ -1,8 +1,9 @@
 """Films and stills as luma: decoding, trimming, and the packets of the streams that are only copied."""
 
+from __future__ import annotations  # av.Packet is generic only to type checkers
+
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ _HIGH_BITS = ("p0", "p2", "p4", "y21", "xv36")  # formats that keep the value in
 _SEEK_MARGIN_S = 2  # decoding starts this much early: pictures after an open GOP's key frame need the GOP before it
 _OVERRUN_S = 5  # how far past the end of a trimmed range packets of other streams are looked for
 _LARGEST_STEP_BACK_S = 1
-_SHORTFALL_S = 1  # a file that ends this much before its stated duration is truncated
+_SHORTFALL_S = Fraction(1, 2)  # a file that ends this much before its stated duration is truncated
 
 
 def reason(error: Exception) -> str:
@@ -184,8 +185,9 @@ class FilmReader:
     Trimming keeps the pictures with `start_s` <= time < `end_s`, in seconds from the film's first picture, exact to
     the picture. With `start_s` the output starts at time 0; without it all times stay as they are.
 
-    Damage: a packet that the decoder refuses is a FilmError, or, with `strict=False`, a counted warning. Pictures that
-    the decoder repaired, packets without a picture and repaired time stamps are counted in `warnings`.
+    Damage: a packet that the decoder refuses and an end before the stated one are a FilmError, or, with
+    `strict=False`, warnings, and what can be read is read. Pictures that the decoder repaired, packets without a
+    picture and mended time stamps are counted in `warnings`.
 
     Rotation is not applied to the luma; the writer passes it on. Interlaced pictures stay woven.
     """
@@ -208,7 +210,7 @@ class FilmReader:
         self.start_s, self.end_s, self.strict = start_s, end_s, strict
         self.frames_read = 0
         self.finished = False
-        self._counts: Counter[str] = Counter()
+        self._notes: dict[str, tuple[int, float | None]] = {}
         self._sink: Callable[[Packet[Stream]], None] | None = None
         self._wanted: frozenset[int] = frozenset()
         if start_s is not None and end_s is not None and end_s <= start_s:
@@ -226,13 +228,13 @@ class FilmReader:
             self._origin = self._stated_origin()
             self._first_picture, self._first_pts = self._first()
             self._shift = self._first_time() if self._begin is not None else Fraction(0)
-            self._counts.clear()
+            self._notes.clear()
             self.info = self._describe(self._first_picture)
         except BaseException:
             self._container.close()
             raise
 
-    def __enter__(self) -> "FilmReader":
+    def __enter__(self) -> FilmReader:
         return self
 
     def __exit__(
@@ -251,7 +253,7 @@ class FilmReader:
             FilmError: damaged or truncated film, with the time where it stopped; a change of size in the middle.
         """
         self.frames_read, self.finished = 0, False
-        self._counts.clear()
+        self._notes.clear()
         extract = LumaExtractor()
         with self._open() as container:
             time_base = self._time_base(container)
@@ -278,7 +280,10 @@ class FilmReader:
     @property
     def warnings(self) -> list[str]:
         """What was wrong with the film and could be mended, a sentence each."""
-        return [f"{count} {what}" for what, count in self._counts.items()]
+        return [
+            what + ("" if at is None else f" at {at:.3f} s") + (f", and {count - 1} times more" if count > 1 else "")
+            for what, (count, at) in self._notes.items()
+        ]
 
     def _open(self) -> InputContainer:
         try:
@@ -333,7 +338,7 @@ class FilmReader:
             try:
                 return next(self._pictures(self._container))
             except StopIteration:
-                lost = sum(self._counts.values())
+                lost = bool(self._notes)
                 where = "" if self._begin is None else f" from {self.start_s} s on"
                 problem = f"no picture in it can be decoded{where}" if lost else f"there is no picture in it{where}"
                 raise FilmError(self.path, problem) from None
@@ -373,8 +378,8 @@ class FilmReader:
     def _stated_duration(self, container: InputContainer) -> Fraction | None:
         """Look up the video stream's own duration in seconds; Matroska keeps it in a tag."""
         video = self._video(container)
-        if video.duration is not None:
-            return video.duration * self._time_base(container)
+        if "matroska" not in container.format.name:
+            return None if video.duration is None else video.duration * self._time_base(container)
         with suppress(KeyError, ValueError):
             hours, minutes, seconds = video.metadata["DURATION"].split(":")
             return (int(hours) * 60 + int(minutes)) * 60 + Fraction(seconds)
@@ -399,14 +404,19 @@ class FilmReader:
         packets = container.demux()
         packets_read, decoded, done, interlaced = 0, 0, False, False
         previous: int | None = None
+        reached = Fraction(0)
         while True:
             at = None if previous is None else self._seconds(previous * time_base)
             try:
                 packet = next(packets, None)
             except FFmpegError as error:
-                raise FilmError(self.path, f"it breaks off here ({reason(error)})", at) from error
+                self._fail(f"it breaks off here ({reason(error)})", at, error)
+                break
             if packet is None:
                 break
+            time = packet.dts if packet.pts is None or "avi" in container.format.name else packet.pts
+            if time is not None:  # AVI has no presentation times: they are guessed
+                reached = max(reached, (time + (packet.duration or 0)) * packet.time_base)
             if packet.stream_index != self._index:
                 if self._sink is not None and packet.stream_index in self._wanted and packet.size:
                     if self._past_end(packet):
@@ -429,10 +439,7 @@ class FilmReader:
             except av.error.EOFError:
                 pictures = []
             except FFmpegError as error:
-                if self.strict:
-                    problem = f"a picture after this cannot be decoded ({reason(error)})"
-                    raise FilmError(self.path, problem, at) from error
-                self._counts["packets could not be decoded"] += 1
+                self._fail(f"a picture after this cannot be decoded ({reason(error)})", at, error)
                 continue
             for picture in pictures:
                 pts = self._mended(picture, previous, container)
@@ -440,32 +447,33 @@ class FilmReader:
                 interlaced = interlaced or picture.interlaced_frame
                 if self._origin is None:
                     self._origin = pts * time_base
-                time = pts * time_base - self._origin
-                if decoded == 0 and self._seekable and self._begin is not None and time > self._begin:
+                moment = pts * time_base - self._origin
+                if decoded == 0 and self._seekable and self._begin is not None and moment > self._begin:
                     raise _CannotSeek
                 decoded += 1
                 previous = pts
-                if self._end is not None and time >= self._end:
+                if self._end is not None and moment >= self._end:
                     done = True
                     break
-                if self._begin is not None and time < self._begin:
+                if self._begin is not None and moment < self._begin:
                     continue
                 if picture.is_corrupt:
-                    self._counts["damaged pictures were repaired by the decoder"] += 1
+                    self._note("damaged picture, repaired by the decoder,", self._seconds(pts * time_base))
                 yield picture, pts
             if done and not waiting:
                 break
         if interlaced:
-            self._counts["or more pictures are interlaced; they are written woven, as progressive"] = 1
+            self._note("interlaced pictures, written woven, as progressive", None)
         if not done and previous is not None:
-            self._check_end(container, previous, packets_read, pending if not interlaced else set())
+            self._check_end(container, previous, reached, packets_read, pending if not interlaced else set())
 
     def _mended(self, picture: VideoFrame, previous: int | None, container: InputContainer) -> int:
         """Return the picture's time stamp, made to come after the previous one."""
         pts = picture.pts if picture.pts is not None else picture.dts
         tick = self._tick(container)
         if pts is None:
-            self._counts["pictures had no time stamp and follow their predecessor"] += 1
+            at = None if previous is None else self._seconds(previous * self._time_base(container))
+            self._note("picture without a time stamp, put after its predecessor", at)
             return 0 if previous is None else previous + tick
         if previous is None or pts > previous:
             return pts
@@ -473,35 +481,52 @@ class FilmReader:
         if (previous - pts) * time_base > _LARGEST_STEP_BACK_S:
             problem = f"the time stamps jump back by {float((previous - pts) * time_base):.3f} s here"
             raise FilmError(self.path, problem, self._seconds(previous * time_base))
-        self._counts["pictures had a time stamp not after their predecessor's and were moved behind it"] += 1
+        at = self._seconds(previous * time_base)
+        self._note("picture with a time stamp not after its predecessor's, moved behind it", at)
         return previous + 1
 
     def _drop_passed(self, pending: set[int], picture: VideoFrame, is_first: bool) -> None:
         """Forget the packets whose picture has come or cannot come any more, and count the latter."""
         passed = set(pending) if picture.pts is None else {pts for pts in pending if pts < picture.pts}
         pending -= passed | {picture.pts}
-        if picture.pts is not None and passed and not is_first and not picture.interlaced_frame:
-            self._counts["packets gave no picture"] += len(passed)
+        if picture.pts is not None and passed and picture.time_base and not is_first and not picture.interlaced_frame:
+            self._note("packet without a picture", self._seconds(min(passed) * picture.time_base), len(passed))
 
-    def _check_end(self, container: InputContainer, last: int, packets_read: int, pending: set[int]) -> None:
-        """Tell a film that is whole from one that was cut off."""
-        video, time_base = self._video(container), self._time_base(container)
-        at = self._seconds(last * time_base)
-        if self.strict and any(pts > last for pts in pending):
-            raise FilmError(self.path, f"the last {len(pending)} pictures cannot be decoded", at)
-        family = container.format.name
-        if "mp4" in family and not self._seekable and packets_read < video.frames:
-            problem = f"it is truncated: {packets_read} of {video.frames} pictures are there"
+    def _check_end(
+        self, container: InputContainer, last: int, reached: Fraction, packets_read: int, pending: set[int]
+    ) -> None:
+        """Tell a film that is whole from one that was cut off.
+
+        `last` is the time stamp of the last picture, `reached` the end of the last packet of all streams.
+        """
+        at = self._seconds(last * self._time_base(container))
+        family, frames = container.format.name, self._video(container).frames
+        late = sum(pts > last for pts in pending)
+        problem = None
+        if late:
+            problem = f"the last {late} pictures cannot be decoded"
+        elif "mp4" in family and not self._seekable and packets_read < frames:
+            problem = f"it is truncated: {packets_read} of {frames} pictures are there"
         elif any(name in family for name in ("matroska", "avi", "flv", "asf")):
-            stated = self._stated_duration(container)
-            if stated is None and len(container.streams) == 1 and container.duration is not None:
-                stated = Fraction(container.duration, av.time_base)
-            if stated is None or stated - Fraction(at) <= _SHORTFALL_S:
-                return
-            problem = f"it is truncated: it should last {float(stated):.3f} s"
-        else:
-            return
-        raise FilmError(self.path, problem, at)
+            if len(self._wanted | self._hidden) + 1 == len(container.streams):
+                stated = None if container.duration is None else Fraction(container.duration, av.time_base)
+            else:
+                stated = self._stated_duration(container)
+            # Some muxers count from the first packet, some from 0.
+            if stated is not None and stated - max(reached, reached - (self._origin or 0)) > _SHORTFALL_S:
+                problem = f"it is truncated: it should last {float(stated):.3f} s"
+        if problem is not None:
+            self._fail(problem, at)
+
+    def _fail(self, problem: str, at: float | None, error: Exception | None = None) -> None:
+        """Raise for damage, or count it when not strict."""
+        if self.strict:
+            raise FilmError(self.path, problem, at) from error
+        self._note(problem, at)
+
+    def _note(self, what: str, at: float | None, count: int = 1) -> None:
+        before, first = self._notes.get(what, (0, at))
+        self._notes[what] = (before + count, first)
 
     def _past_end(self, packet: Packet[Stream], margin_s: int = 0) -> bool:
         time = packet.pts if packet.pts is not None else packet.dts
@@ -510,50 +535,18 @@ class FilmReader:
         return time * packet.time_base - self._origin >= self._end + margin_s
 
 
-class _CannotSeek(Exception):  # noqa: N818  a signal, never seen outside
+class _CannotSeek(Exception):
     """The container cannot be sought in, or not exactly."""
-
-
-def read_still(path: Path | str) -> NDArray[np.uint8]:
-    """Read a picture (PNG, JPEG, WebP, TIFF, BMP, …) as grey.
-
-    A luma plane (JPEG, WebP: BT.601 as those formats define it) is taken as it is, RGB is reduced by BT.709,
-    transparency is ignored. An EXIF orientation is applied where the decoder reports it (JPEG, PNG, WebP).
-
-    Returns:
-        (H, W), full range 0..255.
-
-    Raises:
-        FilmError: no such file, or not a picture.
-    """
-    path = Path(path)
-    try:
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
-            if container.format.name == "tty" or not container.streams.video:
-                raise FilmError(path, "not a picture")
-            picture = next(container.decode(video=0))
-            luma, bits, full_range = LumaExtractor()(picture, rgb_to_full_range=True)
-            matrix = display_matrix(picture)
-    except (FFmpegError, StopIteration, ValueError, OSError) as error:
-        raise FilmError(path, f"not a picture that can be read ({reason(error) or 'empty'})") from error
-    if bits != 8 or not full_range:
-        luma = code_table(bits, full_range, 8, True)[luma]
-    return np.ascontiguousarray(_upright(luma, matrix), np.uint8)
 
 
 def display_matrix(picture: VideoFrame) -> list[int] | None:
     """Find the picture's display matrix, nine numbers in FFmpeg's layout; None where it has none."""
-    for data in picture.side_data.values():
-        if data.type.name == "DISPLAYMATRIX":  # type: ignore[attr-defined]
-            return [int(value) for value in np.frombuffer(data, np.int32)]  # type: ignore[call-overload]
+    try:
+        for data in list(picture.side_data):
+            if data.type.name == "DISPLAYMATRIX":  # type: ignore[attr-defined]
+                return [int(value) for value in np.frombuffer(data, np.int32)]  # type: ignore[call-overload]
+    except ValueError:  # other side data that PyAV has no name for; it still tells the angle
+        if picture.rotation:
+            cosine, sine = (round(f(math.radians(picture.rotation)) * 65536) for f in (math.cos, math.sin))
+            return [cosine, -sine, 0, sine, cosine, 0, 0, 0, 1 << 30]
     return None
-
-
-def _upright(luma: Luma, matrix: list[int] | None) -> Luma:
-    """Apply a display matrix of right angles and mirrorings: x' = a x + c y, y' = b x + d y."""
-    if matrix is None:
-        return luma
-    a, b, c, d = (int(np.sign(matrix[index])) for index in (0, 1, 3, 4))
-    if a == d == 0:
-        luma, a, d = luma.T, c, b
-    return luma[:: d or 1, :: a or 1]

@@ -37,7 +37,7 @@ _DELTA = 0.2068966  # 6/29: CIELAB's curve is a cube above it and its tangent be
 _UNIT = math.sqrt(3) * _DELTA  # f(X), f(Y), f(Z) are held in this unit, see _linear_light
 
 _Array = NDArray[np.generic]
-_Shape = Sequence[int | str]
+_Value = tuple[str, int, Sequence[int | str]]  # name, element type, shape
 
 
 class _Graph:
@@ -53,7 +53,7 @@ class _Graph:
         return name
 
     def constant(self, value: _Array | float | list[int]) -> str:
-        """A number or a float array as float32, a list of integers as int64."""
+        """Hold a number or an array as float32, a list of integers as int64."""
         array = np.asarray(value, np.int64 if isinstance(value, list) else np.float32)
         self._constants.append(numpy_helper.from_array(array, f"constant_{len(self._constants)}"))
         return self._constants[-1].name
@@ -83,12 +83,13 @@ class _Graph:
         values = self.op("GatherElements", self.constant(table), flat, axis=0)
         return self.op("Reshape", values, shape, name=name)
 
-    def model(self, name: str, inputs: dict[str, tuple[int, _Shape]], output: tuple[str, int, _Shape]) -> onnx.ModelProto:
-        def values(items: dict[str, tuple[int, _Shape]]) -> list[onnx.ValueInfoProto]:
-            return [helper.make_tensor_value_info(key, kind, shape) for key, (kind, shape) in items.items()]
-
+    def model(self, name: str, inputs: Sequence[_Value], output: _Value) -> onnx.ModelProto:
         graph = helper.make_graph(
-            self._nodes, name, values(inputs), values({output[0]: output[1:]}), initializer=self._constants
+            self._nodes,
+            name,
+            [helper.make_tensor_value_info(*value) for value in inputs],
+            [helper.make_tensor_value_info(*output)],
+            initializer=self._constants,
         )
         model = helper.make_model(
             graph, producer_name="reeltint", ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
@@ -97,8 +98,8 @@ class _Graph:
         return model
 
 
-_FRAMES = {"frames": (TensorProto.UINT8, ("batch", "height", "width"))}
-_FRAMES_AND_AB = _FRAMES | {"ab": (TensorProto.FLOAT, ("batch", 2, "ab_height", "ab_width"))}
+_FRAMES: _Value = ("frames", TensorProto.UINT8, ("batch", "height", "width"))
+_AB: _Value = ("ab", TensorProto.FLOAT, ("batch", 2, "ab_height", "ab_width"))
 
 
 def lab_split(size: int) -> onnx.ModelProto:
@@ -128,7 +129,7 @@ def lab_split(size: int) -> onnx.ModelProto:
     index = graph.op("Add", graph.op("Mul", x, graph.constant(float(CODE_STEPS))), half)
     codes = torch.arange(255 * CODE_STEPS + 1, dtype=torch.float64) / CODE_STEPS
     graph.take((_grey_lightness(codes) / 100).numpy(), index, graph.constant([-1, 1, size, size]), "lightness")
-    return graph.model("lab_split", _FRAMES, ("lightness", TensorProto.FLOAT, ("batch", 1, size, size)))
+    return graph.model("lab_split", [_FRAMES], ("lightness", TensorProto.FLOAT, ("batch", 1, size, size)))
 
 
 def lab_merge() -> onnx.ModelProto:
@@ -151,7 +152,7 @@ def lab_merge() -> onnx.ModelProto:
     display = np.round(_display_curve() * 255)
     shape = graph.op("Concat", graph.op("Shape", "frames"), graph.constant([3]), axis=0)
     graph.cast(graph.take(display, levels, shape), TensorProto.UINT8, "rgb")
-    return graph.model("lab_merge", _FRAMES_AND_AB, ("rgb", TensorProto.UINT8, ("batch", "height", "width", 3)))
+    return graph.model("lab_merge", [_FRAMES, _AB], ("rgb", TensorProto.UINT8, ("batch", "height", "width", 3)))
 
 
 def chroma_merge() -> onnx.ModelProto:
@@ -167,22 +168,26 @@ def chroma_merge() -> onnx.ModelProto:
     graph = _Graph()
     frames = graph.float("frames")
     padded = graph.op("Pad", frames, graph.constant([0, 0, 1, 0, 1, 1]), mode="edge")
-    kernel = graph.constant(np.array([[[[1, 2, 1], [1, 2, 1]]]], np.float32))
-    eighths = graph.op("Conv", graph.unsqueeze(padded, 1), kernel, kernel_shape=[2, 3], strides=[2, 2])
+    # three-dimensional, as ONNX Runtime pads a single channel of two dimensions to eight
+    kernel = graph.constant(np.array([[[[[1, 2, 1], [1, 2, 1]]]]]))
+    eighths = graph.op("Conv", graph.unsqueeze(padded, 1, 2), kernel, kernel_shape=[1, 2, 3], strides=[1, 2, 2])
+    eighths = graph.op("Squeeze", eighths, graph.constant([2]))
     codes = torch.arange(255 * 8 + 1, dtype=torch.float64) / 8
     grey = graph.take(_curve(codes), eighths, graph.op("Shape", eighths))
     vertical = _bilinear(graph, graph.size("ab", 2), graph.size(frames, 1), graph.size(eighths, 2), step=2, phase=1.0)
     horizontal = _bilinear(graph, graph.size("ab", 3), graph.size(frames, 2), graph.size(eighths, 3), step=2, phase=0.5)
     linear = _linear_light(graph, grey, vertical, graph.op("Transpose", horizontal, perm=[1, 0]))
 
-    matrix = _linear_to_levels()[:, :, None, None]
-    levels = _levels(graph, graph.op("Conv", linear, graph.constant(matrix), kernel_shape=[1, 1]))
-    rgb = graph.take(_display_curve(), levels, graph.op("Shape", linear))
-    rounding = graph.constant(np.array([128.5, 128.5]))
-    chroma = graph.op("Conv", rgb, graph.constant(_rgb_to_chroma()[:, :, None, None]), rounding, kernel_shape=[1, 1])
-    graph.cast(chroma, TensorProto.UINT8, "chroma")
-    shape = ("batch", 2, "chroma_height", "chroma_width")
-    return graph.model("chroma_merge", _FRAMES_AND_AB, ("chroma", TensorProto.UINT8, shape))
+    pixels = graph.op("Reshape", linear, graph.constant([0, 3, -1]))
+    levels = _levels(graph, graph.op("MatMul", graph.constant(_linear_to_levels()), pixels))
+    rgb = graph.take(_display_curve(), levels, graph.op("Shape", levels))
+    chroma = graph.op("MatMul", graph.constant(_rgb_to_chroma()), rgb)
+    chroma = graph.op("Add", chroma, graph.constant(128.5))
+    size = graph.op("Shape", eighths, start=2, end=4)
+    shape = graph.op("Concat", graph.size(frames, 0), graph.constant([2]), size, axis=0)
+    graph.cast(graph.op("Reshape", chroma, shape), TensorProto.UINT8, "chroma")
+    dims = ("batch", 2, "chroma_height", "chroma_width")
+    return graph.model("chroma_merge", [_FRAMES, _AB], ("chroma", TensorProto.UINT8, dims))
 
 
 def _centres_and_support(graph: _Graph, length: str, size: int, shape: tuple[int, ...]) -> tuple[str, str]:
@@ -210,7 +215,7 @@ def _band_weights(graph: _Graph, height: str, size: int) -> tuple[str, str]:
     reach = graph.op("Add", graph.op("Div", reach, graph.constant([size])), graph.constant([3]))
     count = graph.op("Min", reach, height)
     scale = graph.op("Div", graph.float(height), graph.constant(float(size)))
-    topmost = graph.op("Mul", graph.constant((np.arange(bands)[:, None] * BAND + 0.5)), scale)
+    topmost = graph.op("Mul", graph.constant(np.arange(bands)[:, None] * BAND + 0.5), scale)
     first = graph.cast(graph.op("Floor", graph.op("Sub", topmost, support)), TensorProto.INT64)
     first = graph.op("Max", graph.op("Min", first, graph.op("Sub", height, count)), graph.constant([0]))
     rows = graph.op("Add", first, graph.range(count))
@@ -273,21 +278,23 @@ def _grey_lightness(codes: torch.Tensor) -> torch.Tensor:
 
 def _curve(codes: torch.Tensor) -> NDArray[np.float64]:
     """f(Y) / _UNIT of grey sRGB codes."""
-    return ((_grey_lightness(codes) + 16) / 116 / _UNIT).numpy()
+    return np.array((_grey_lightness(codes) + 16) / 116 / _UNIT, np.float64)
 
 
 def _linear_to_levels() -> NDArray[np.float64]:
     """[3, 3]: what `_linear_light` gives to R, G, B in levels of linear light."""
-    return np.linalg.inv(np.array(RGB_TO_XYZ)) @ np.diag(WHITE_D65) * (_UNIT**3 * LINEAR_LEVELS)
+    matrix = np.linalg.inv(np.array(RGB_TO_XYZ)) @ np.diag(WHITE_D65)
+    return np.array(matrix * (_UNIT**3 * LINEAR_LEVELS), np.float64)
 
 
 def _display_curve() -> NDArray[np.float64]:
     """sRGB, 0..1, at the middle of each level of linear light."""
     middles = (torch.arange(LINEAR_LEVELS, dtype=torch.float64) + 0.5) / LINEAR_LEVELS
-    return linear_to_srgb(middles).numpy()
+    return np.array(linear_to_srgb(middles), np.float64)
 
 
 def _rgb_to_chroma() -> NDArray[np.float64]:
     """[2, 3]: R'G'B', 0..1, to Cb - 128 and Cr - 128 in 8-bit limited range (ITU-R BT.709-6, items 3.2 to 3.5)."""
     luma = np.array([0.2126, 0.7152, 0.0722])
-    return 224 * np.stack([(np.eye(3)[2] - luma) / 1.8556, (np.eye(3)[0] - luma) / 1.5748])
+    red, _, blue = np.eye(3)
+    return np.array([224 * (blue - luma) / 1.8556, 224 * (red - luma) / 1.5748])

@@ -3,10 +3,12 @@
 import inspect
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import reeltint
+from numpy.typing import NDArray
 from reeltint._codec import decode, encode, error_of
 from reeltint._errors import (
     DeadlineExceeded,
@@ -64,7 +66,7 @@ def test_errors_are_builtins_where_one_fits() -> None:
         ([[1, 2]], "list"),
     ],
 )
-def test_frames_that_cannot_be_right_are_not_sent(frames: np.ndarray, said: str) -> None:
+def test_frames_that_cannot_be_right_are_not_sent(frames: NDArray[Any], said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         encode(frames, "chroma", 32)
 
@@ -114,7 +116,7 @@ def test_all_names_are_there() -> None:
 
 def test_an_answer_of_another_shape_is_refused() -> None:
     class Result:
-        def as_numpy(self, name: str) -> np.ndarray:
+        def as_numpy(self, name: str) -> NDArray[Any]:
             return np.zeros((1, 2, 3, 3), np.uint8)
 
     with pytest.raises(ServerError, match=r"should be uint8 \[1, 2, 4, 4\]"):

@@ -1,14 +1,18 @@
 """Colour arithmetic in torch against scikit-image."""
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from reeltint_training.color import lab_to_srgb, srgb_to_lab
 from skimage.color import lab2rgb, rgb2lab
 
 
-def _cube() -> np.ndarray:
+def _cube() -> NDArray[Any]:
     levels = np.linspace(0, 1, 33)
-    return np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(33, -1, 3).astype(np.float64)
+    cube: NDArray[Any] = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(33, -1, 3)
+    return cube
 
 
 def test_srgb_to_lab_is_scikit_images() -> None:

@@ -2,21 +2,22 @@
 
 import pytest
 import torch
-from conftest import shared
 from reeltint_training.checkpoints import load_network, read_checkpoint
 from reeltint_training.networks import NETWORKS
 from reeltint_training.networks.efficientnet_lite import EfficientNetLite0
 from reeltint_training.networks.huenet import HueNet
+from reeltint_training.networks.resnet18 import ResNet18Half
+from support import shared
 from torch import nn
 
 
 @pytest.fixture(params=NETWORKS, scope="module")
-def network(request: pytest.FixtureRequest) -> nn.Module:
+def network(request: pytest.FixtureRequest) -> HueNet | ResNet18Half:
     torch.manual_seed(0)
     return NETWORKS[request.param].build().eval()
 
 
-def test_colours_in_lab_units_at_the_stated_size(network: nn.Module) -> None:
+def test_colours_in_lab_units_at_the_stated_size(network: HueNet | ResNet18Half) -> None:
     for size in (network.stride, 2 * network.stride):
         with torch.inference_mode():
             ab = network(torch.rand(2, 1, size, size))
@@ -26,13 +27,13 @@ def test_colours_in_lab_units_at_the_stated_size(network: nn.Module) -> None:
         assert ab.isfinite().all()
 
 
-def test_a_picture_does_not_depend_on_its_batch(network: nn.Module) -> None:
+def test_a_picture_does_not_depend_on_its_batch(network: HueNet | ResNet18Half) -> None:
     pictures = torch.rand(3, 1, 64, 64)
     with torch.inference_mode():
         assert torch.allclose(network(pictures)[1:2], network(pictures[1:2]), atol=2e-3)
 
 
-def test_small_enough(network: nn.Module) -> None:
+def test_small_enough(network: HueNet | ResNet18Half) -> None:
     assert sum(p.numel() for p in network.parameters()) <= 12e6
 
 
@@ -45,14 +46,15 @@ def test_the_published_checkpoint_of_paper_1_fits() -> None:
 
 
 def test_resnet18_starts_from_torchvisions_weights() -> None:
-    network = NETWORKS["resnet18"].build()
+    network = ResNet18Half()
     own = network.midlevel_resnet.state_dict()
     names = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2"}
     state = {f"{names[k.partition('.')[0]]}.{k.partition('.')[2]}": torch.rand_like(v.float()) for k, v in own.items()}
     state["conv1.weight"] = torch.rand(64, 3, 7, 7)
     network.load_imagenet(state | {"fc.weight": torch.rand(1000, 512), "layer3.0.conv1.weight": torch.rand(1)})
-    assert torch.allclose(network.midlevel_resnet[0].weight, state["conv1.weight"].sum(1, keepdim=True))
-    assert torch.equal(network.midlevel_resnet[5][1].conv2.weight, state["layer2.1.conv2.weight"])
+    loaded = network.midlevel_resnet.state_dict()
+    assert torch.allclose(loaded["0.weight"], state["conv1.weight"].sum(1, keepdim=True))
+    assert torch.equal(loaded["5.1.conv2.weight"], state["layer2.1.conv2.weight"])
 
 
 def test_the_encoder_takes_the_published_imagenet_weights_and_sees_with_them() -> None:

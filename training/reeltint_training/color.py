@@ -29,9 +29,7 @@ def srgb_to_linear(rgb: Tensor) -> Tensor:
 def linear_to_srgb(linear: Tensor) -> Tensor:
     """Apply the sRGB transfer curve; `linear` is float, clipped to 0..1."""
     linear = linear.clamp(0.0, 1.0)
-    return torch.where(
-        linear > 0.0031308, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055, linear * 12.92
-    )
+    return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055, linear * 12.92)
 
 
 def srgb_to_lab(rgb: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def to_lab(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def random_crop(photo: Photo, size: int, rng: np.random.Generator) -> Photo:
-    """A random part (half to all of the area, aspect 3:4 to 4:3), resized to [size, size, 3], mirrored half the time."""
+    """A random part (half to all of the area, aspect 3:4 to 4:3) at [size, size, 3], mirrored half the time."""
     height, width = photo.shape[:2]
     aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     area = rng.uniform(0.5, 1.0) * min(height, width) ** 2 * rng.uniform(1.0, max(height, width) / min(height, width))
@@ -133,7 +133,7 @@ class Batches:
 
     def __init__(self, photos: Sequence[tuple[str, Photo]], batch: int, size: int, seed: int, skip: int = 0) -> None:
         self._photos, self._batch, self._size, self._seed, self._skip = photos, batch, size, seed, skip
-        self._ready: queue.Queue[Tensor | BaseException] = queue.Queue(maxsize=3)
+        self._ready: queue.Queue[Tensor | Exception] = queue.Queue(maxsize=3)
         threading.Thread(target=self._fill, daemon=True).start()
 
     def _fill(self) -> None:
@@ -146,13 +146,13 @@ class Batches:
                 chosen, order = order[: self._batch], order[self._batch :]
                 crops = np.stack([random_crop(self._photos[i][1], self._size, rng) for i in chosen])
                 self._ready.put(to_lab(crops))
-        except BaseException as error:  # handed to the consumer: a dead thread would hang the training
+        except Exception as error:  # noqa: BLE001 # handed to the consumer: a dead thread would hang the training
             self._ready.put(error)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield Lab [B, 3, S, S] float32 for ever."""
         while True:
             item = self._ready.get()
-            if isinstance(item, BaseException):
+            if isinstance(item, Exception):
                 raise item
             yield item

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +86,13 @@ def evaluate(rows: Iterable[Row], photos: list[tuple[str, Photo]]) -> dict[str, 
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor() as pool:
-            return {
-                each.name: mean(list(pool.map(lambda p, c=each.colour: compare(apply(c, p[1]), p[1]), photos)))  # type: ignore[misc]
-                for each in rows
-            }
+            return {each.name: mean(list(pool.map(partial(_score, each.colour), photos))) for each in rows}
     finally:
         torch.set_num_threads(threads)
+
+
+def _score(colour: Colour, photo: tuple[str, Photo]) -> Figures:
+    return compare(apply(colour, photo[1]), photo[1])
 
 
 def table(figures: dict[str, Figures], photos: list[tuple[str, Photo]]) -> str:
@@ -98,7 +100,8 @@ def table(figures: dict[str, Figures], photos: list[tuple[str, Photo]]) -> str:
     lines = ["| | PSNR dB | SSIM | CIEDE2000 | ab distance | colourfulness |", "|---|---|---|---|---|---|"]
     for name, f in figures.items():
         lines.append(
-            f"| {name} | {f.psnr:.2f} | {f.ssim:.4f} | {f.ciede2000:.2f} | {f.ab_distance:.2f} | {f.colourfulness:.1f} |"
+            f"| {name} | {f.psnr:.2f} | {f.ssim:.4f} | {f.ciede2000:.2f} "
+            f"| {f.ab_distance:.2f} | {f.colourfulness:.1f} |"
         )
     truth = np.mean([colourfulness(photo) for _, photo in photos])
     return "\n".join([*lines, f"| truth | | | | | {truth:.1f} |"])

@@ -62,8 +62,8 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
             raise ValueError(f"--network {self.network}: known are {', '.join(NETWORKS)}")
-        stride = NETWORKS[self.network].build().stride
-        if self.crop % int(stride):  # type: ignore[call-overload]
+        stride = NETWORKS[self.network].stride
+        if self.crop % stride:
             raise ValueError(f"--crop {self.crop}: {self.network} wants a multiple of {stride}")
 
 
@@ -164,7 +164,7 @@ def train(
     torch.manual_seed(options.seed)
     network = NETWORKS[options.network].build()
     if imagenet is not None:
-        network.load_imagenet(imagenet)  # type: ignore[operator]
+        network.load_imagenet(imagenet)
     if start is not None:
         load_state(network, read_checkpoint(start)[0], start)
     photos = load_photos(sources)
@@ -224,7 +224,7 @@ def train(
             with autocast if device == "cuda" or torch.backends.mkldnn.is_available() else nullcontext():
                 loss = loss_of(lightness, lab[:, 1:].to(device))
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             step += 1
@@ -276,15 +276,15 @@ def _read_resume(resume: Path, options: TrainOptions) -> dict[str, Any] | None:
     return kept
 
 
-def _validate(
-    network: nn.Module, average: _Average, loss_of: Loss, lab: Tensor, batch: int, device: str
-) -> float:
+def _validate(network: nn.Module, average: _Average, loss_of: Loss, lab: Tensor, batch: int, device: str) -> float:
     """The loss of the averaged weights over the validation crops."""
     own = {name: value.clone() for name, value in network.state_dict().items()}
     network.load_state_dict(average.state)
     network.eval()
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
-        losses = [float(loss_of(part[:, :1].to(device) / 100, part[:, 1:].to(device))) for part in lab.split(batch)]
+        losses = [
+            float(loss_of(part[:, :1].to(device) / 100, part[:, 1:].to(device))) for part in torch.split(lab, batch)
+        ]
     network.load_state_dict(own)
     network.train()
     return round(sum(losses) / len(losses), 5)

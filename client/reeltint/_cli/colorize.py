@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,10 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from reeltint._colorize import STILL_SUFFIXES, Report, colorize_film, colorize_stills
 from reeltint._colorizer import Colorizer
 from reeltint._errors import FilmError, InvalidRequest
-from reeltint._film import EncodeOptions, FilmReader
+from reeltint._film import FilmReader
 
 _console = Console(stderr=True)
-_DEFAULTS = EncodeOptions()
 
 
 def seconds(text: str) -> float:
@@ -31,9 +31,9 @@ def seconds(text: str) -> float:
         parts = [float(part) for part in text.split(":")]
     except ValueError:
         parts = []
-    if not 1 <= len(parts) <= 3 or min(parts) < 0:
+    if not 1 <= len(parts) <= 3 or not all(0 <= part < math.inf for part in parts):
         raise typer.BadParameter(f"{text!r} is no time: seconds or [hours:]minutes:seconds")
-    return sum(part * 60**power for power, part in enumerate(reversed(parts)))
+    return math.fsum(part * 60.0**power for power, part in enumerate(reversed(parts)))
 
 
 @contextlib.contextmanager
@@ -49,33 +49,35 @@ def connect(server: str | None, models: Path | None) -> Iterator[Colorizer]:
         return
     from reeltint._cli.serve import local_server
 
-    with _console.status("starting the local server"):
-        local = local_server(models)
-        local.start()
-    with local, Colorizer(local.address) as colorizer:
-        yield colorizer
+    local = local_server(models)
+    try:
+        with _console.status("starting the local server"):
+            local.start()
+        with Colorizer(local.address) as colorizer:
+            yield colorizer
+    finally:
+        local.stop()
 
 
 def colorize(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A film, a still, or a folder of stills.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The result; its suffix chooses the format.")],
-    server: Annotated[str | None, typer.Option(help="HOST:PORT of Triton's gRPC; without it a local one starts.")] = None,
+    server: Annotated[str | None, typer.Option(help="HOST:PORT of gRPC; else a local one starts.")] = None,
     models: Annotated[Path | None, typer.Option(help="Model repository for the local server.")] = None,
-    start: Annotated[float | None, typer.Option(parser=seconds, metavar="TIME", help="From here: 90.5 or 1:30.5.")] = None,
+    start: Annotated[float | None, typer.Option(parser=seconds, metavar="TIME", help="From: 90.5 or 1:30.5.")] = None,
     end: Annotated[float | None, typer.Option(parser=seconds, metavar="TIME", help="Up to here.")] = None,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Grey and colour beside each other.")] = False,
-    encoder: Annotated[str, typer.Option(help="FFmpeg's name of the video encoder.")] = _DEFAULTS.encoder,
-    quality: Annotated[int, typer.Option(min=0, max=63, help="CRF or CQ: lower is better.")] = _DEFAULTS.quality,
-    preset: Annotated[str | None, typer.Option(help="The encoder's speed preset.")] = _DEFAULTS.preset,
+    encoder: Annotated[str, typer.Option(help="FFmpeg's name of the video encoder.")] = "libx264",
+    quality: Annotated[float, typer.Option(min=0, help="CRF, CQ or qscale: lower is better.")] = 18,
+    preset: Annotated[str | None, typer.Option(help="The encoder's speed preset.")] = None,
     pixel_format: Annotated[str | None, typer.Option(help="Default: 4:2:0 at the source's bit depth.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Frames a request.")] = 8,
+    batch: Annotated[int | None, typer.Option(min=1, help="Frames a request; by default some 4 MiB of them.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object on stdout.")] = False,
 ) -> None:
     """Colour a film, a still or a folder of stills."""
     logging.basicConfig(format="%(message)s")
     if not source.exists():
         raise InvalidRequest(f"{source}: no such file or folder")
-    encode = EncodeOptions(encoder=encoder, quality=quality, preset=preset, pixel_format=pixel_format)
     if source.is_dir() or source.suffix.lower() in STILL_SUFFIXES:
         if start is not None or end is not None:
             raise InvalidRequest("--start and --end are for films; this is a still or a folder of stills")
@@ -89,7 +91,7 @@ def colorize(
             )
     else:
         with FilmReader(source, start_s=start, end_s=end) as reader:
-            total = reader.info.frames_between(start, end)
+            total = reader.info.frame_count
         with connect(server, models) as colorizer, _progress("frame", total) as (progress, task):
             report = colorize_film(
                 source,
@@ -98,7 +100,10 @@ def colorize(
                 start_s=start,
                 end_s=end,
                 side_by_side=side_by_side,
-                encode=encode,
+                encoder=encoder,
+                quality=quality,
+                preset=preset,
+                pixel_format=pixel_format,
                 batch=batch,
                 on_frame=lambda done, _: progress.update(task, completed=done),
             )
@@ -142,5 +147,3 @@ def _tell(reports: list[Report], failures: list[FilmError], target: Path, as_jso
     elif reports:
         speed = frames / max(elapsed, 1e-9)
         _console.print(f"{target}: {frames} frames in {elapsed:.1f} s ({speed:.1f} frames/s)", highlight=False)
-
-

@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from reeltint._errors import ReeltintError
+
 _HERE = Path(__file__).parent
 _EXTRA = 'the local server needs the extra "local": pip install "reeltint[local]"'
 _MIB = 2**20
@@ -34,12 +36,13 @@ _ANSWERS_LEAVE_S = 0.1  # the last answers are on their way out
 # Not worth a reader's time: info lines and tables; what Triton says about a missing GPU; and that it was told to stop.
 _DETAIL = re.compile(r"I\d{4} |[+|]|$")
 _HARMLESS = re.compile(
-    r"^Signal \(|Unable to allocate pinned system memory|CudaDriverHelper has not been|initialize NVML|DCGM unable"
+    r"^Signal \(|allocate pinned system memory|CUDA driver version is insufficient|CudaDriverHelper has not been"
+    r"|initialize NVML|DCGM unable"
 )
 _DRAINED = '"All models are stopped, unloading models"'  # Triton's line: no request is in flight any more
 
 
-class ServeError(RuntimeError):
+class ServeError(ReeltintError):
     """The local server cannot start, or ended by itself; the message is one sentence."""
 
 
@@ -170,9 +173,10 @@ class LocalTriton:
         Raises:
             ServeError: It ended by itself.
         """
-        supervisor = self._running()
+        supervisor, reader = self._running(), self._reader
         supervisor.wait()
-        if self._supervisor is supervisor:
+        if self._supervisor is supervisor and reader is not None:
+            reader.join()
             raise ServeError(self._death("Triton ended by itself"))
 
     def stop(self) -> None:
@@ -209,7 +213,7 @@ class LocalTriton:
     def _launch(self, models: Path, wheel: Path, stub: Path, environment: dict[str, str]) -> None:
         prefix = f"reeltint_{os.getpid()}_{secrets.token_hex(4)}_"
         default_mib, growth_mib = self._shared_memory(models)
-        folder = Path(tempfile.mkdtemp(prefix="reeltint-server-"))
+        folder = Path(tempfile.mkdtemp(prefix=f"reeltint-server-{os.getpid()}-"))
         backends = _assemble(folder, wheel, stub)
         command: list[str | Path] = [
             wheel / "bin/tritonserver",
@@ -321,7 +325,8 @@ class LocalTriton:
             if self._stopping and _DRAINED in line:
                 # Unloading takes Triton some seconds, to free what the supervisor clears up at once.
                 time.sleep(_ANSWERS_LEAVE_S)
-                os.kill(self._stopping, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._stopping, signal.SIGKILL)
 
     def _emit(self, line: str) -> None:
         if callable(self._log):
@@ -427,4 +432,6 @@ def _environment(wheel: Path) -> dict[str, str]:
     )
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    # Keep the memory of one batch for the next: fresh pages for every 10 MB tensor cost more than the arithmetic.
+    environment |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(16 * _MIB)}
     return environment

@@ -1,42 +1,37 @@
 """One file a network; this registry is how training, evaluation and export find them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
-
-from torch import Tensor, nn
 
 from reeltint_training.networks.huenet import HueNet
 from reeltint_training.networks.resnet18 import ResNet18Half
 
 
-class Network(Protocol):
-    """What every network offers: lightness [B, 1, S, S] (L*/100) to ab [B, 2, s, s] in Lab units."""
-
-    stride: int
-    """The input size S is a multiple of this."""
-    output_stride: int
-    """s = S / output_stride."""
-
-    def __call__(self, lightness: Tensor) -> Tensor: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
-    """A network, and what its export promises.
+    """A network, lightness [B, 1, S, S] (L*/100) to ab [B, 2, s, s] in Lab units, and what its export promises.
 
     Attributes:
         id: Its name on the command line and in checkpoints.
         build: Makes it; takes the options stored in a checkpoint's header.
-        size: Input size it is served at unless told otherwise, by measurement.
+        size: S it is served at unless told otherwise, by measurement.
         max_ab_error: Largest difference of ab between torch and the exported graph, Lab units, both float32.
     """
 
     id: str
-    build: Callable[..., nn.Module]
+    build: type[HueNet] | type[ResNet18Half]
     size: int
     max_ab_error: float
+
+    @property
+    def stride(self) -> int:
+        """S is a multiple of this."""
+        return self.build.stride
+
+    @property
+    def output_stride(self) -> int:
+        """s = S / output_stride."""
+        return self.build.output_stride
 
 
 NETWORKS = MappingProxyType(

@@ -49,7 +49,7 @@ class HueNet(nn.Module):
         self.register_buffer("bins", gamut_bins(bin_step))
         self.register_buffer("log_weight", torch.zeros(len(self.bins)))
         self.encoder = EfficientNetLite0()
-        half, quarter, eighth, sixteenth, deepest = self.encoder.channels
+        _, quarter, eighth, sixteenth, deepest = self.encoder.channels
         self.bridge = BasicBlock(deepest, 256)
         self.fuse16 = _Fuse(256, sixteenth, 256)
         self.fuse8 = _Fuse(256, eighth, 160)

@@ -4,6 +4,7 @@ Parameter names are those of the checkpoint that paper 1's authors published, so
 """
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class BasicBlock(nn.Module):
@@ -22,7 +23,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))) + shortcut)
+        y: Tensor = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return functional.relu(y + shortcut, inplace=True)
 
 
 def _block(inputs: int, outputs: int) -> list[nn.Module]:

@@ -6,6 +6,7 @@ tensors of config.pbtxt must be those of the file, so what loads here loads ther
 """
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,18 +57,21 @@ class TritonPythonModel:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
         self._batched = config["max_batch_size"] > 0
+        # On a CPU a batch of large frames gains nothing from being joined to another, and the copy costs.
+        self._merge_limit = sys.maxsize if args["model_instance_kind"] == "GPU" else 2**20
         self._session = ort.InferenceSession(path, _options(config["parameters"]), providers=_providers(args))
         _check("input", self._session.get_inputs(), config["input"], self._batched)
         _check("output", self._session.get_outputs(), config["output"], self._batched)
         self._outputs = [tensor.name for tensor in self._session.get_outputs()]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer every request; those that agree in all but the batch run as one."""
+        """Answer every request; small ones that agree in all but the batch run as one."""
         answers: list[Any] = [None] * len(requests)
-        groups: dict[object, list[tuple[int, dict[str, Any]]]] = {}
+        groups: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         for index, request in enumerate(requests):
             feeds = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            alike = [(name, feed.shape[1:]) for name, feed in sorted(feeds.items())] if self._batched else index
+            mergeable = self._batched and sum(feed.nbytes for feed in feeds.values()) <= self._merge_limit
+            alike = [(name, feed.shape[1:]) for name, feed in sorted(feeds.items())] if mergeable else index
             groups.setdefault(str(alike), []).append((index, feeds))
         for group in groups.values():
             for index, answer in zip([index for index, _ in group], self._answer([f for _, f in group]), strict=True):

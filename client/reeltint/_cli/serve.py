@@ -1,0 +1,45 @@
+"""`reeltint serve`."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reeltint._errors import ReeltintError
+
+if TYPE_CHECKING:
+    from reeltint_local import LocalTriton
+
+
+def local_server(models: Path | None, **options: Any) -> "LocalTriton":
+    """Make a local server, not started yet; `options` are those of `LocalTriton`.
+
+    Raises:
+        ReeltintError: The extra `local` is not installed.
+    """
+    try:
+        from reeltint_local import LocalTriton
+    except ImportError as error:
+        raise ReeltintError('the local server needs an extra: pip install "reeltint[local]"') from error
+    return LocalTriton(models, **options)
+
+
+def serve(
+    models: Annotated[Path | None, typer.Option(help="Model repository; without it the one that is shipped.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Load this model only; may be given more than once.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every interface.")] = "127.0.0.1",
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of gRPC; 0: a free one.")] = 8001,
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of HTTP; 0: a free one.")] = 8000,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the metrics; 0: a free one.")] = 8002,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Triton's whole log.")] = False,
+) -> None:
+    """Serve the models on this machine with NVIDIA Triton, until Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    ports = {"grpc_port": grpc_port, "http_port": http_port, "metrics_port": metrics_port}
+    with local_server(models, only=only or (), host=host, **ports, log=sys.stderr, verbose=verbose) as server:
+        print(f"gRPC     {server.address}")
+        print(f"HTTP     http://{server.http_address}")
+        print(f"metrics  http://{server.metrics_address}/metrics", flush=True)
+        server.wait()

@@ -1,0 +1,86 @@
+"""The `reeltint` command without a server."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import reeltint._cli
+import typer
+from reeltint import Colorizer
+from reeltint._cli import app, main
+from reeltint._cli.colorize import _stills, seconds
+from reeltint._errors import InvalidRequest
+from reeltint_export._cli import app as export_app
+from reeltint_training._cli import app as train_app
+from support import ROOT
+from typer.main import get_command
+
+
+@pytest.mark.parametrize(
+    ("command", "tool"), [("reeltint", app), ("reeltint-train", train_app), ("reeltint-export", export_app)]
+)
+def test_every_command_has_help_and_is_in_the_readme(command: str, tool: typer.Typer) -> None:
+    readme = (ROOT / "README.md").read_text()
+    group = get_command(tool)
+    for name, sub in getattr(group, "commands", {"": group}).items():
+        assert sub.help, name
+        assert f"{command} {name}".strip() in readme
+        for parameter in sub.params:
+            if parameter.param_type_name == "option" and command == "reeltint":
+                assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90.5", 90.5), ("1:30.5", 90.5), ("1:00:00", 3600), ("0", 0)])
+def test_times(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1:2:3:4", "-3", "1:-3", "nan", "inf"])
+def test_no_times(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        seconds(text)
+
+
+def test_folders_of_stills_do_not_collide(tmp_path: Path) -> None:
+    (tmp_path / "in/sub").mkdir(parents=True)
+    for name in ("a.jpg", "a.png", "sub/a.jpg", "readme.txt"):
+        (tmp_path / "in" / name).touch()
+    targets = _stills(tmp_path / "in", tmp_path / "out")
+    assert len(targets) == len(set(targets.values())) == 3
+    assert targets[tmp_path / "in/sub/a.jpg"] == tmp_path / "out/sub/a.png"
+    with pytest.raises(InvalidRequest, match="no stills"):
+        _stills(tmp_path / "out", tmp_path)
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["reeltint", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+def test_exit_codes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "no.mp4").write_text("no film")
+    (tmp_path / "still.png").write_text("no still")
+    colorize = ("colorize", tmp_path / "no.mp4", tmp_path / "out.mp4")
+    assert _run(monkeypatch, "colorize", tmp_path / "absent.mp4", tmp_path / "out.mp4") == 2
+    assert "absent.mp4: no such file" in capsys.readouterr().err
+    assert _run(monkeypatch, *colorize) == 1
+    assert "no.mp4" in capsys.readouterr().err
+    assert _run(monkeypatch, *colorize, "--start", "x") == 2
+    assert _run(monkeypatch, "colorize", tmp_path / "still.png", tmp_path / "o.png", "--start", "1") == 2
+    assert "--start" in capsys.readouterr().err
+    assert not (tmp_path / "out.mp4").exists()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reeltint._cli, "app", interrupt)
+    assert _run(monkeypatch) == 130
+
+
+def test_no_server_is_try_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("reeltint._cli.colorize.Colorizer", partial(Colorizer, retries=0))
+    still = ROOT / "docs/demo.png"
+    assert _run(monkeypatch, "colorize", still, tmp_path / "out.png", "--server", "127.0.0.1:9") == 3

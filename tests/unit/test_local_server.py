@@ -1,0 +1,86 @@
+"""What the local server refuses before it starts a process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from reeltint_local import LocalTriton, ServeError, default_models
+from reeltint_local._server import _reason, _stub, _wheel
+
+ROOT = Path(__file__).parents[2]
+
+
+def _repository(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.pbtxt").write_text(f'name: "{name}"\n')
+    return folder
+
+
+def test_the_default_repository_is_the_checkouts() -> None:
+    assert default_models() == ROOT / "model_repository"
+
+
+def test_missing_repository(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match=r"model repository .*nowhere does not exist$"):
+        LocalTriton(tmp_path / "nowhere").start()
+
+
+def test_empty_repository(tmp_path: Path) -> None:
+    (tmp_path / "not_a_model").mkdir()
+    with pytest.raises(ServeError, match="holds no model"):
+        LocalTriton(tmp_path).start()
+
+
+def test_a_named_model_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match=r"^no model colour in .*, which has grey, sepia$"):
+        LocalTriton(_repository(tmp_path, "sepia", "grey"), only=["grey", "colour"]).start()
+
+
+def test_unsupported_python() -> None:
+    with pytest.raises(ServeError, match=r"no backend for Python 3\.99, only for 3\.8, 3\.9, 3\.10, 3\.11"):
+        _stub(_wheel(), "3.99")
+
+
+def test_addresses_need_a_server(tmp_path: Path) -> None:
+    server = LocalTriton(tmp_path)
+    with pytest.raises(ServeError, match="not been started"):
+        _ = server.address
+    with pytest.raises(ServeError, match="does not run"):
+        server.wait()
+    server.stop()  # nothing to do
+
+
+def test_without_the_extra(tmp_path: Path) -> None:
+    """A Python with all our packages but those of the extra."""
+    for package in Path(pytest.__file__).parents[1].iterdir():
+        if not package.name.startswith(("pytriton", "nvidia_pytriton", "onnxruntime")):
+            (tmp_path / package.name).symlink_to(package)
+    _repository(tmp_path / "models", "grey")
+    program = f"from reeltint_local import LocalTriton; LocalTriton({str(tmp_path / 'models')!r}).start()"
+    path = os.pathsep.join(map(str, (ROOT / "client", ROOT / "deploy/local", tmp_path)))
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program], env={"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith('pip install "reeltint[local]"')
+
+
+@pytest.mark.parametrize(
+    ("logged", "said"),
+    [  # lines of Triton 2.51
+        (
+            r'Internal: ValueError: bad thing: x\nsecond line\n\nAt:\n  /b/model.py(5): initialize\n"',
+            "bad thing: x second line",
+        ),
+        (
+            "error: creating server: Internal - failed to load all models",
+            "creating server: Internal - failed to load all models",
+        ),
+        ('E1120 12:16:23.213014 4637 server.cc:241] "Not found: no file"', "no file"),
+    ],
+)
+def test_reasons_are_one_line(logged: str, said: str) -> None:
+    assert _reason(logged) == said
