@@ -11,7 +11,7 @@ from reeltint import Colorizer
 from reeltint._colorize import default_batch
 from reeltint_local import LocalTriton
 
-FRAMES, WORKERS = 64, 2
+FRAMES, WORKERS = 160, 2
 
 
 class InProcess:

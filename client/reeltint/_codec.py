@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import grpc
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferInput, InferRequestedOutput
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from reeltint._errors import (
     DeadlineExceeded,
@@ -40,8 +40,11 @@ class ColorBatch:
     rgb: NDArray[np.uint8] | None = None
 
 
-def encode(frames: Frames, output: Output, max_batch: int) -> tuple[list[InferInput], list[InferRequestedOutput]]:
-    """Make the tensors of a request.
+def encode(frames: Frames, output: Output, max_batch: int) -> bytes:
+    """Make a serialized `ModelInferRequest` of the KServe protocol.
+
+    Serialized protocol buffers may be joined, so the frames are appended as the field `raw_input_contents`: one copy
+    of the pixels, where the generated class makes three.
 
     Args:
         frames: [B, H, W] uint8, grey sRGB code values 0..255.
@@ -56,23 +59,36 @@ def encode(frames: Frames, output: Output, max_batch: int) -> tuple[list[InferIn
         raise InvalidRequest(f"frames: uint8 [B, H, W] with no empty side was expected, not {what}")
     if len(frames) > max_batch:
         raise InvalidRequest(f"frames: a batch of {len(frames)} is more than the {max_batch} the server takes")
-    tensor = InferInput("frames", list(frames.shape), "UINT8")
-    tensor.set_data_from_numpy(np.ascontiguousarray(frames))
-    return [tensor], [InferRequestedOutput(output)]
+    request = ModelInferRequest(model_name=MODELS[output])
+    request.inputs.add(name="frames", datatype="UINT8").shape.extend(frames.shape)
+    request.outputs.add(name=output)
+    pixels = np.ascontiguousarray(frames).reshape(-1).data
+    return b"".join([request.SerializeToString(), _RAW_INPUT, _varint(len(pixels)), pixels])
 
 
-def decode(result: Any, frames: Frames, output: Output) -> ColorBatch:
-    """Read a tritonclient result.
+_RAW_INPUT = bytes([ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])  # wire type 2: length, then bytes
+
+
+def _varint(number: int) -> bytes:
+    digits = bytearray()
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*digits, number])
+
+
+def decode(response: Any, frames: Frames, output: Output) -> ColorBatch:
+    """Read a `ModelInferResponse`.
 
     Raises:
         ServerError: The answer lacks the output or has another shape.
     """
-    array: NDArray[np.uint8] | None = result.as_numpy(output)
     count, height, width = frames.shape
     wanted = (count, height, width, 3) if output == "rgb" else (count, 2, (height + 1) // 2, (width + 1) // 2)
-    if array is None or array.dtype != np.uint8 or array.shape != wanted:
-        got = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
-        raise ServerError(f"{MODELS[output]}: output {output!r} should be uint8 {list(wanted)}, the server sent {got}")
+    got = [(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in response.outputs]
+    if got != [(output, "UINT8", wanted)]:
+        raise ServerError(f"{MODELS[output]}: output {output!r} should be UINT8 {list(wanted)}, the server sent {got}")
+    array = np.frombuffer(response.raw_output_contents[0], np.uint8).reshape(wanted)
     return ColorBatch(frames=frames, rgb=array) if output == "rgb" else ColorBatch(frames=frames, chroma=array)
 
 
@@ -80,10 +96,9 @@ def decode(result: Any, frames: Frames, output: Output) -> ColorBatch:
 _BUSY = ("maximum queue size", "timeout expired", "queue", "too many requests")
 
 
-def error_of(error: InferenceServerException, address: str, model: str) -> ReeltintError:
-    """The error class of a refusal or failure that tritonclient raised."""
-    status = str(error.status() or "").removeprefix("StatusCode.")
-    text = str(error.message() or "").strip()
+def error_of(error: grpc.RpcError, address: str, model: str) -> ReeltintError:
+    """The error class of a refusal or failure of a call."""
+    status, text = error.code().name, (error.details() or "").strip()
     message = f"{address}, {model}: {text}"
     unknown_model = "unknown model" in text.lower() or "is not ready" in text.lower()
     match status:

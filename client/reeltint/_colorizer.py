@@ -6,26 +6,28 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException
+import grpc
+from tritonclient.grpc import service_pb2 as messages
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from reeltint._codec import MODELS, ColorBatch, Frames, Output, decode, encode, error_of
 from reeltint._errors import InvalidRequest, ServerBusy, ServerUnreachable
 
 _T = TypeVar("_T")
 _END: Any = object()
-# tritonclient drops its own message limits and keepalive once channel arguments are given.
 _CHANNEL = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 2),
+    ("grpc.optimization_target", "throughput"),
+    ("grpc.http2.write_buffer_size", 2**22),
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.use_local_subchannel_pool", 1),  # a fresh channel is then a fresh connection
 )
@@ -67,8 +69,8 @@ class AsyncColorizer:
             raise InvalidRequest("retries, backoff_s and backoff_cap_s: 0 or more")
         self.address, self.in_flight, self.deadline_s = address, in_flight, deadline_s
         self.retries, self.backoff_s, self.backoff_cap_s = retries, backoff_s, backoff_cap_s
-        self._client: InferenceServerClient | None = None
-        self._retired: deque[tuple[float, InferenceServerClient]] = deque()
+        self._channel: grpc.aio.Channel | None = None
+        self._retired: deque[tuple[float, grpc.aio.Channel]] = deque()
         self._max_batch: dict[str, int] = {}
 
     async def __aenter__(self) -> "AsyncColorizer":
@@ -81,22 +83,22 @@ class AsyncColorizer:
 
     async def close(self) -> None:
         """Close the connection; the next call would open a new one."""
-        clients = [client for _, client in self._retired]
-        if self._client is not None:
-            clients.append(self._client)
-        self._client = None
+        channels = [channel for _, channel in self._retired]
+        if self._channel is not None:
+            channels.append(self._channel)
+        self._channel = None
         self._retired.clear()
-        for client in clients:
-            await client.close()
+        for channel in channels:
+            await channel.close()
 
     async def is_ready(self) -> bool:
         """Whether the server answers and has the ensembles loaded."""
         try:
-            client = self._connected()
-            states = [await client.is_model_ready(model, client_timeout=self.deadline_s) for model in MODELS.values()]
-        except InferenceServerException:
+            stub = GRPCInferenceServiceStub(self._connected())
+            requests = [messages.ModelReadyRequest(name=model) for model in MODELS.values()]
+            return all([(await stub.ModelReady(each, timeout=self.deadline_s)).ready for each in requests])
+        except grpc.RpcError:
             return False
-        return all(states)
 
     async def max_batch(self, *, output: Output = "chroma") -> int:
         """The largest batch that the server takes, by the configuration of its model.
@@ -107,10 +109,9 @@ class AsyncColorizer:
         """
         model = _model(output)
         if model not in self._max_batch:
-            config = await self._call(
-                model, lambda client: client.get_model_config(model, client_timeout=self.deadline_s)
-            )
-            self._max_batch[model] = config.config.max_batch_size
+            request = messages.ModelConfigRequest(name=model)
+            answer = await self._call(model, lambda channel: GRPCInferenceServiceStub(channel).ModelConfig, request)
+            self._max_batch[model] = answer.config.max_batch_size
         return self._max_batch[model]
 
     async def colorize(self, frames: Frames, *, output: Output = "chroma") -> ColorBatch:
@@ -126,12 +127,8 @@ class AsyncColorizer:
             TransportError: No usable answer; `ServerUnreachable` after all retries, `DeadlineExceeded`.
         """
         model = _model(output)
-        inputs, outputs = encode(frames, output, await self.max_batch(output=output))
-        result = await self._call(
-            model,
-            lambda client: client.infer(model, inputs, outputs=outputs, client_timeout=self.deadline_s),
-        )
-        return decode(result, frames, output)
+        request = encode(frames, output, await self.max_batch(output=output))
+        return decode(await self._call(model, _infer, request), frames, output)
 
     async def stream(
         self, batches: Iterable[Frames] | AsyncIterable[Frames], *, output: Output = "chroma"
@@ -161,31 +158,31 @@ class AsyncColorizer:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    def _connected(self) -> InferenceServerClient:
-        if self._client is None:
-            self._client = InferenceServerClient(self.address, channel_args=_CHANNEL)
-        return self._client
+    def _connected(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL)
+        return self._channel
 
-    async def _call(self, model: str, call: Any) -> Any:
+    async def _call(self, model: str, method: Callable[[grpc.aio.Channel], Any], request: Any) -> Any:
         for attempt in itertools.count():
-            client = self._connected()
+            channel = self._connected()
             try:
-                return await call(client)
-            except InferenceServerException as failure:
+                return await method(channel)(request, timeout=self.deadline_s)
+            except grpc.RpcError as failure:
                 error = error_of(failure, self.address, model)
                 if attempt >= self.retries or not isinstance(error, ServerBusy | ServerUnreachable):
                     raise error from failure
-                if isinstance(error, ServerUnreachable) and attempt > 0 and self._client is client:
-                    await self._retire(client)
+                if isinstance(error, ServerUnreachable) and attempt > 0 and self._channel is channel:
+                    await self._retire(channel)
             delay = min(self.backoff_cap_s, self.backoff_s * 2**attempt)
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
         raise AssertionError
 
-    async def _retire(self, client: InferenceServerClient) -> None:
+    async def _retire(self, channel: grpc.aio.Channel) -> None:
         """Leave a channel that stayed broken though its server may be back; it is closed when no call can be on it."""
-        self._client = None
+        self._channel = None
         now = time.monotonic()
-        self._retired.append((now, client))
+        self._retired.append((now, channel))
         while now - self._retired[0][0] > self.deadline_s:
             await self._retired.popleft()[1].close()
 
@@ -262,6 +259,13 @@ class Colorizer:
             coroutine.close()
             raise InvalidRequest("this Colorizer is closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+
+def _infer(channel: grpc.aio.Channel) -> Any:
+    return channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer",
+        response_deserializer=messages.ModelInferResponse.FromString,
+    )
 
 
 def _model(output: str) -> str:
