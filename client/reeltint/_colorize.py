@@ -82,6 +82,7 @@ def colorize_film(
     preset: str | None = None,
     pixel_format: str | None = None,
     batch: int | None = None,
+    tolerate_damage: bool = False,
     on_frame: Callable[[int, float], None] | None = None,
 ) -> Report:
     """Colour a film: its luma plane, sound, subtitles, time stamps and metadata stay as they are.
@@ -98,6 +99,7 @@ def colorize_film(
         preset: Its speed preset; None is `FilmWriter`'s choice.
         pixel_format: None is 4:2:0 at the source's bit depth.
         batch: Frames a request; None takes as many as fit into 2 MiB, at most 16.
+        tolerate_damage: Go on where the decoder refuses a packet or the file is cut off, with a warning.
         on_frame: Called after each frame with the number of frames written and the time stamp in seconds.
 
     Raises:
@@ -109,7 +111,7 @@ def colorize_film(
     begun = time.perf_counter()
     decoding, encoding = _Stopwatch(), _Stopwatch()
     count = 0
-    with FilmReader(source, start_s=start_s, end_s=end_s) as reader:
+    with FilmReader(source, start_s=start_s, end_s=end_s, strict=not tolerate_damage) as reader:
         size = min(batch or default_batch(reader.info.height, reader.info.width), colorizer.max_batch())
         sent: deque[list[FilmFrame]] = deque()
 
@@ -193,6 +195,7 @@ def colorize_stills(
             assert rgb is not None
             coloured = time.perf_counter()
             picture = np.concatenate([np.repeat(grey[..., None], 3, 2), rgb[0]], 1) if side_by_side else rgb[0]
+            _make_folder(target.parent)
             write_still(target, picture)
         except FilmError as error:
             failures.append(error)
@@ -212,3 +215,10 @@ def colorize_stills(
         if on_still:
             on_still(done)
     return reports, failures
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FilmError(folder, f"the folder cannot be made: {error.strerror}") from error

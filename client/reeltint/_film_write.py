@@ -142,6 +142,8 @@ class FilmWriter:
             kept = self._keep_partial()
             if kept and isinstance(error, FilmError):
                 error.args = (f"{error}; {kept}", *error.args[1:])
+            elif kept and error is not None:
+                error.add_note(f"{self.path}: {kept}")
 
     def write(self, frame: FilmFrame, chroma: NDArray[np.uint8]) -> None:
         """Encode one picture; frames come in the source's order, each once.

@@ -1,14 +1,11 @@
 """The `reeltint` command without a server."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
-import reeltint._cli
 import typer
-from reeltint import Colorizer
-from reeltint._cli import app, main
+from reeltint._cli import main, orderly
 from reeltint._cli.colorize import _stills, seconds
 from reeltint._errors import InvalidRequest
 from reeltint_export._cli import app as export_app
@@ -18,7 +15,7 @@ from typer.main import get_command
 
 
 @pytest.mark.parametrize(
-    ("command", "tool"), [("reeltint", app), ("reeltint-train", train_app), ("reeltint-export", export_app)]
+    ("command", "tool"), [("reeltint", main), ("reeltint-train", train_app), ("reeltint-export", export_app)]
 )
 def test_every_command_has_help_and_is_in_the_readme(command: str, tool: typer.Typer) -> None:
     readme = (ROOT / "README.md").read_text()
@@ -49,6 +46,7 @@ def test_folders_of_stills_do_not_collide(tmp_path: Path) -> None:
     targets = _stills(tmp_path / "in", tmp_path / "out")
     assert len(targets) == len(set(targets.values())) == 3
     assert targets[tmp_path / "in/sub/a.jpg"] == tmp_path / "out/sub/a.png"
+    (tmp_path / "out").mkdir()
     with pytest.raises(InvalidRequest, match="no stills"):
         _stills(tmp_path / "out", tmp_path)
 
@@ -73,14 +71,19 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyt
     assert "--start" in capsys.readouterr().err
     assert not (tmp_path / "out.mp4").exists()
 
-    def interrupt() -> None:
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(reeltint._cli, "app", interrupt)
-    assert _run(monkeypatch) == 130
+def test_an_interrupt_says_what_was_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    def stop() -> None:
+        error = KeyboardInterrupt()
+        error.add_note("3 pictures are kept")
+        raise error
+
+    with pytest.raises(typer.Exit) as end:
+        orderly(stop)()
+    assert end.value.exit_code == 130
+    assert capsys.readouterr().err == "reeltint: interrupted\nreeltint: 3 pictures are kept\n"
 
 
 def test_no_server_is_try_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("reeltint._cli.colorize.Colorizer", partial(Colorizer, retries=0))
     still = ROOT / "docs/demo.png"
     assert _run(monkeypatch, "colorize", still, tmp_path / "out.png", "--server", "127.0.0.1:9") == 3

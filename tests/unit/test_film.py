@@ -18,12 +18,12 @@ import pytest
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
+from films import make_film, pictures, plane
 from numpy.typing import NDArray
 from reeltint import _film_write
 from reeltint._errors import FilmError, InvalidRequest
 from reeltint._film import FilmFrame, FilmReader, FilmWriter, read_still, write_still
 from reeltint._film_read import LumaExtractor, code_table
-from unit.films import make_film, pictures, plane
 
 CLIPS = Path(__file__).parents[3] / "shared" / "data" / "clips.tar"
 LOSSLESS: dict[str, dict[str, Any]] = {

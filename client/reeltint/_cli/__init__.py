@@ -4,29 +4,37 @@ Exit codes: 0 done; 1 the film, the server or its models failed; 2 wrong use; 3 
 reachable or too slow); 130 interrupted.
 """
 
+import functools
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 
 from reeltint._cli.colorize import colorize
 from reeltint._cli.serve import serve
+from reeltint._errors import InvalidRequest, ReeltintError, ServerBusy, TransportError
 
-app = typer.Typer(
+
+def orderly(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn the errors of a command into one line each on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except (ReeltintError, KeyboardInterrupt) as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            for line in ["interrupted" if stopped else str(error), *getattr(error, "__notes__", [])]:
+                print(f"reeltint: {line}", file=sys.stderr)
+            wrong, later = isinstance(error, InvalidRequest), isinstance(error, ServerBusy | TransportError)
+            raise typer.Exit(130 if stopped else 2 if wrong else 3 if later else 1) from error
+
+    return run
+
+
+main = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None
 )
-app.command()(colorize)
-app.command()(serve)
-
-
-def main() -> None:
-    """Entry point of the `reeltint` command."""
-    from reeltint._errors import InvalidRequest, ReeltintError, ServerBusy, TransportError
-
-    try:
-        app()
-    except ReeltintError as error:
-        print(f"reeltint: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InvalidRequest) else 3 if isinstance(error, ServerBusy | TransportError) else 1)
-    except KeyboardInterrupt:
-        print("reeltint: interrupted", file=sys.stderr)
-        sys.exit(130)
+for command in (colorize, serve):
+    main.command()(orderly(command))

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from reeltint._colorize import STILL_SUFFIXES, Report, colorize_film, colorize_stills
@@ -72,10 +73,15 @@ def colorize(
     preset: Annotated[str | None, typer.Option(help="The encoder's speed preset.")] = None,
     pixel_format: Annotated[str | None, typer.Option(help="Default: 4:2:0 at the source's bit depth.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Frames a request; by default some 2 MiB of them.")] = None,
+    tolerate_damage: Annotated[
+        bool, typer.Option("--tolerate-damage", help="Go on past damaged parts of a film, naming them.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object on stdout.")] = False,
 ) -> None:
     """Colour a film, a still or a folder of stills."""
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(
+        format="%(message)s", handlers=[RichHandler(console=_console, show_time=False, show_path=False)]
+    )
     if not source.exists():
         raise InvalidRequest(f"{source}: no such file or folder")
     if source.is_dir() or source.suffix.lower() in STILL_SUFFIXES:
@@ -105,6 +111,7 @@ def colorize(
                 preset=preset,
                 pixel_format=pixel_format,
                 batch=batch,
+                tolerate_damage=tolerate_damage,
                 on_frame=lambda done, _: progress.update(task, completed=done),
             )
         reports, failures = [report], []
@@ -137,9 +144,6 @@ def _progress(unit: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]
 def _tell(reports: list[Report], failures: list[FilmError], target: Path, as_json: bool) -> None:
     for error in failures:
         _console.print(f"reeltint: {error}", style="red", highlight=False, soft_wrap=True)
-    for report in reports:
-        for warning in report.warnings:
-            _console.print(f"reeltint: {report.source}: {warning}", highlight=False, soft_wrap=True)
     frames, elapsed = sum(r.frames for r in reports), sum(r.elapsed_s for r in reports)
     if as_json:
         whole = {"reports": [asdict(r) for r in reports], "failures": [str(e) for e in failures]}
