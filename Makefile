@@ -1,7 +1,9 @@
 # make demo [FILM=path]   colours a film; needs python3 (3.11 or 3.12) and make, installs no torch
 # make test               everything but the GPU tests
 # make check              what CI runs: format, lint, types, tests
-PYTHON ?= $(firstword $(shell command -v python3.12 python3.11 python3 2>/dev/null))
+# the first that runs and that Triton's wheel has a backend for
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 FILM ?=
@@ -31,9 +33,8 @@ clean:
 	rm -rf .venv demo dist
 
 .venv/bin/python:
-	@test -n "$(PYTHON)" || { echo "reeltint: python3 is missing" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
-	  { echo "reeltint: Triton's wheel runs on Python 3.11 or 3.12; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "reeltint: Python 3.11 or 3.12 is needed (Triton's wheel has no other);" \
+	  "name one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "reeltint: no venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 .venv/.demo: .venv/bin/python pyproject.toml constraints.txt
