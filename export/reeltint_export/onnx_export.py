@@ -28,7 +28,7 @@ def export_network(network: nn.Module, size: int, storage: Storage = "float16") 
     """Turn a network into ONNX: `lightness` [batch, 1, size, size] to `ab` [batch, 2, s, s], both float32.
 
     Args:
-        network: In evaluation mode, weights on the CPU; see `reeltint_training.networks.Network`.
+        network: In evaluation mode, weights on the CPU; one of `reeltint_training.networks.NETWORKS`.
         size: Input size S.
         storage: How weights are stored. float16 halves the file; they are cast back when the model is loaded, and
             arithmetic is float32 either way.
