@@ -17,7 +17,9 @@ from reeltint_training.data import Batches, DataError, load_photos, random_crop
 from reeltint_training.evaluate import Row, apply, evaluate, grey
 from reeltint_training.figures import colourfulness, compare
 from reeltint_training.networks import NETWORKS
+from reeltint_training.networks.huenet import HueNet
 from reeltint_training.train import TrainOptions, train
+from reeltint_training.tune import Setting, best
 from skimage import data
 from typer.testing import CliRunner
 
@@ -111,6 +113,34 @@ def test_bad_options_name_themselves(photos: Path, tmp_path: Path) -> None:
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2
         assert said in result.output
+
+
+def test_tuning_writes_a_smaller_checkpoint_that_decodes_as_chosen(photos: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "raw.safetensors", HueNet().state_dict(), {"network": "huenet"})
+    arguments = [
+        "tune",
+        str(tmp_path / "raw.safetensors"),
+        "--data",
+        str(photos),
+        "--out",
+        str(tmp_path / "t.safetensors"),
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--size", "64", "--half"])
+    assert result.exit_code == 0, result.output
+    network, _, header = load_network(tmp_path / "t.safetensors")
+    assert (network.temperature, network.rebalance) == (header["tuned"]["temperature"], header["tuned"]["rebalance"])
+    assert (tmp_path / "t.safetensors").stat().st_size < 0.55 * (tmp_path / "raw.safetensors").stat().st_size
+    assert CliRunner().invoke(app, [*arguments, "--size", "100"]).exit_code == 2
+
+
+def test_the_best_setting_is_colourful_enough() -> None:
+    def setting(psnr: float, colour: float) -> Setting:
+        return Setting(size=1, temperature=1, rebalance=1, psnr=psnr, ab_distance=0, colourfulness=colour)
+
+    settings = [setting(25, 10), setting(24, 25), setting(23, 30)]
+    assert best(settings, 20).psnr == 24
+    assert best(settings, 40).colourfulness == 30
 
 
 class _Harm:

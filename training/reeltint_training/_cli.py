@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 from rich.logging import RichHandler
 
-from reeltint_training.checkpoints import CheckpointError, read_checkpoint
+from reeltint_training.checkpoints import CheckpointError, load_network, read_checkpoint, save_checkpoint
 from reeltint_training.data import DataError, load_photos
 from reeltint_training.evaluate import Row, contact_sheet, evaluate, grey, row, table
+from reeltint_training.networks.huenet import HueNet
 from reeltint_training.train import TrainOptions, train
+from reeltint_training.tune import best, tune
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train and measure the colouring networks.")
 _DEFAULTS = TrainOptions()
@@ -99,6 +101,45 @@ def evaluate_command(
         typer.echo(json.dumps({"photographs": len(photos), **{name: asdict(f) for name, f in figures.items()}}))
     else:
         typer.echo(table(figures, photos))
+
+
+@app.command("tune")
+def tune_command(
+    checkpoint: Annotated[Path, typer.Argument(help="A huenet checkpoint.")],
+    data: Annotated[list[Path], typer.Option(help="Photographs that it was not trained on.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write, with the chosen temperature and rebalance.")],
+    size: Annotated[list[int] | None, typer.Option(help="Input sizes to measure.")] = None,
+    colourful: Annotated[
+        float, typer.Option(min=0, max=1, help="Least colourfulness, as a share of the truth's.")
+    ] = 0.6,
+    half: Annotated[bool, typer.Option("--half", help="Store convolution kernels as float16.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="This many photographs, evenly spread.")] = 125,
+) -> None:
+    """Choose how a huenet decodes: the highest PSNR that is colourful enough."""
+    try:
+        network, spec, header = load_network(checkpoint, "huenet")
+        assert isinstance(network, HueNet)
+        sizes = size or [spec.size]
+        if wrong := [s for s in sizes if s % spec.stride]:
+            raise CheckpointError(f"--size {wrong[0]}: {spec.id} wants a multiple of {spec.stride}")
+        photos = load_photos(data)
+        settings, truth = tune(network, photos[:: -(-len(photos) // limit)], sizes)
+    except (DataError, CheckpointError) as error:
+        typer.echo(f"reeltint-train: {error}", err=True)
+        raise typer.Exit(2) from error
+    for each in sizes:
+        chosen = best((s for s in settings if s.size == each), colourful * truth)
+        typer.echo(
+            f"{each}: T {chosen.temperature}, gamma {chosen.rebalance}: PSNR {chosen.psnr:.2f} dB, "
+            f"ab distance {chosen.ab_distance:.2f}, colourfulness {chosen.colourfulness:.1f} of {truth:.1f}"
+        )
+    chosen = best(settings, colourful * truth)
+    header |= {"options": {"temperature": chosen.temperature, "rebalance": chosen.rebalance}, "tuned": asdict(chosen)}
+    state = network.state_dict()
+    if half:
+        state = {k: v.half() if v.ndim == 4 else v for k, v in state.items()}
+    save_checkpoint(out, state, header)
+    typer.echo(out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
@@ -107,14 +107,24 @@ def table(figures: dict[str, Figures], photos: list[tuple[str, Photo]]) -> str:
     return "\n".join([*lines, f"| truth | | | | | {truth:.1f} |"])
 
 
-def contact_sheet(rows: list[Row], photos: list[tuple[str, Photo]], path: Path, height: int = 144) -> None:
-    """Write a PNG: a line a photograph, grey, each row's colours, then the truth."""
-    lines = []
+def contact_sheet(
+    rows: list[Row], photos: list[tuple[str, Photo]], path: Path, columns: int = 3, cell: tuple[int, int] = (160, 120)
+) -> None:
+    """Write a PNG: of each photograph grey, each row's colours, then the truth; `columns` photographs a line.
+
+    Args:
+        rows: What colours.
+        photos: Photographs, each shrunk to fit its cell.
+        path: Where to write.
+        columns: Photographs a line.
+        cell: Width and height of a picture in pixels.
+    """
+    strips = []
     for _, photo in photos:
         pictures = [apply(each.colour, photo) for each in [Row(name="grey", colour=grey), *rows]] + [photo]
-        width = round(photo.shape[1] * height / photo.shape[0])
-        small = [np.asarray(Image.fromarray(p).resize((min(width, 2 * height), height))) for p in pictures]
-        lines.append(np.concatenate(small, 1))
-    widest = max(line.shape[1] for line in lines)
-    sheet = [np.pad(line, ((0, 2), (0, widest - line.shape[1]), (0, 0))) for line in lines]
-    Image.fromarray(np.concatenate(sheet)).save(path)
+        cells = [ImageOps.pad(Image.fromarray(picture), cell) for picture in pictures]
+        strips.append(np.pad(np.concatenate([np.asarray(each) for each in cells], 1), ((0, 4), (0, 8), (0, 0))))
+    while len(strips) % columns:
+        strips.append(np.zeros_like(strips[0]))
+    lines = [np.concatenate(strips[k : k + columns], 1) for k in range(0, len(strips), columns)]
+    Image.fromarray(np.concatenate(lines)).save(path)
