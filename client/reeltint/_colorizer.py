@@ -223,10 +223,17 @@ class Colorizer:
     def close(self) -> None:
         """Close the connection and end the thread behind it."""
         if self._thread.is_alive():
-            self._run(self._colorizer.close()).result()
+            self._run(self._end()).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+    async def _end(self) -> None:
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._colorizer.close()
 
     def is_ready(self) -> bool:
         """See `AsyncColorizer.is_ready`."""

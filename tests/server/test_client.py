@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,15 @@ def test_a_stream_left_early_can_be_followed_by_another(triton: str, photograph:
         for _ in colorizer.stream(_batches(photograph, 6)):
             break
         assert len(list(colorizer.stream(_batches(photograph, 2)))) == 2
+
+
+def test_closing_ends_the_calls_under_way(triton: str, photograph: Frames) -> None:
+    with Colorizer(triton) as colorizer:
+        stream = colorizer.stream(_batches(photograph, 6))
+        next(stream)
+        waiting = colorizer._run(colorizer._colorizer.colorize(photograph[None]))
+    with pytest.raises(CancelledError):
+        waiting.result(5)
 
 
 def test_what_cannot_be_right_is_not_sent(triton: str) -> None:
