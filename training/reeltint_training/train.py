@@ -181,7 +181,8 @@ def train(
     step, elapsed = 0, 0.0
     if kept:
         optimiser.load_state_dict(kept["optimiser"])
-        average.state, step, elapsed = kept["average"], kept["step"], kept["elapsed"]
+        average.state = {name: value.to(device) for name, value in kept["average"].items()}
+        step, elapsed = kept["step"], kept["elapsed"]
         log.info("resumed at step %d", step)
     batches = iter(Batches(photos, options.batch, options.crop, options.seed, skip=step))
     grain = torch.Generator().manual_seed(options.seed + step)
@@ -193,6 +194,8 @@ def train(
         figures = _validate(network, average, loss_of, held_out, options.batch, device)
         header = {
             "network": options.network,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "bins": len(network.bins) if isinstance(network, HueNet) else None,
             "train": asdict(options),
             "data": [source.name for source in sources],
             "photographs": len(photos),
