@@ -100,3 +100,15 @@ def make_film(
                     film.mux(sound.encode(block))
         film.mux(video.encode(None))
     return luma
+
+
+def damaged(tmp_path: Path, at: int) -> Path:
+    """60 pictures at 25 a second, the packet of one of them overwritten."""
+    make_film(tmp_path / "whole.mp4", encoder="libx264", options={"bf": "0", "crf": "10"}, pts=range(60), gop=12)
+    data = bytearray((tmp_path / "whole.mp4").read_bytes())
+    with av.open(str(tmp_path / "whole.mp4")) as film:
+        packet = [packet for packet in film.demux(video=0) if packet.size][at]
+        assert packet.pos is not None
+        data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    (tmp_path / "in.mp4").write_bytes(data)
+    return tmp_path / "in.mp4"

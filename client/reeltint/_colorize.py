@@ -154,11 +154,16 @@ def colorize_film(
 
 def _batches(frames: Iterable[FilmFrame], size: int) -> Iterator[list[FilmFrame]]:
     batch: list[FilmFrame] = []
-    for frame in frames:
-        batch.append(frame)
-        if len(batch) == size:
+    try:
+        for frame in frames:
+            batch.append(frame)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except FilmError:
+        if batch:
             yield batch
-            batch = []
+        raise
     if batch:
         yield batch
 

@@ -144,15 +144,25 @@ class AsyncColorizer:
 
         Raises:
             ReeltintError: As `colorize`; what was handed out before stays good.
+            Exception: Whatever `batches` raised, after the results of all that came before.
         """
         under_way: deque[asyncio.Task[ColorBatch]] = deque()
+        source, failure = _each(batches), None
         try:
-            async for frames in _each(batches):
+            while True:
+                try:
+                    frames = await anext(source, _END)
+                except Exception as error:  # noqa: BLE001 # raised below, when what is under way has been handed out
+                    frames, failure = _END, error
+                if frames is _END:
+                    break
                 under_way.append(asyncio.create_task(self.colorize(frames, output=output)))
                 if len(under_way) == self.in_flight:
                     yield await under_way.popleft()
             while under_way:
                 yield await under_way.popleft()
+            if failure is not None:
+                raise failure
         finally:
             for task in under_way:
                 task.cancel()
@@ -250,13 +260,22 @@ class Colorizer:
     def stream(self, batches: Iterable[Frames], *, output: Output = "chroma") -> Iterator[ColorBatch]:
         """See `AsyncColorizer.stream`; `batches` is read in the calling thread."""
         under_way: deque[Future[ColorBatch]] = deque()
+        source, failure = iter(batches), None
         try:
-            for frames in batches:
+            while True:
+                try:
+                    frames = next(source, _END)
+                except Exception as error:  # noqa: BLE001 # raised below, when what is under way has been handed out
+                    frames, failure = _END, error
+                if frames is _END:
+                    break
                 under_way.append(self._run(self._colorizer.colorize(frames, output=output)))
                 if len(under_way) == self._colorizer.in_flight:
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()
+            if failure is not None:
+                raise failure
         finally:
             for future in under_way:
                 future.cancel()

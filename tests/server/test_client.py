@@ -148,12 +148,22 @@ def test_a_deadline_that_cannot_be_met(triton: str) -> None:
 def test_errors_of_the_source_reach_the_caller(triton: str, photograph: Frames) -> None:
     def source() -> Iterator[Frames]:
         yield photograph[None]
+        yield photograph[None]
         raise OSError("the film tore")
+
+    async def run() -> None:
+        async with AsyncColorizer(triton) as colorizer:
+            stream = colorizer.stream(source())
+            assert np.array_equal(chroma(await anext(stream)), chroma(await anext(stream)))
+            with pytest.raises(OSError, match="tore"):
+                await anext(stream)
 
     with Colorizer(triton) as colorizer:
         stream = colorizer.stream(source())
+        assert np.array_equal(chroma(next(stream)), chroma(next(stream)))  # what came before is not lost
         with pytest.raises(OSError, match="tore"):
-            list(stream)
+            next(stream)
+    asyncio.run(run())
 
 
 def test_a_missing_model_and_a_server_that_comes_back(photograph: Frames, tmp_path: Path) -> None:

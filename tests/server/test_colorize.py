@@ -13,7 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from films import make_film
+from films import damaged, make_film
 from numpy.typing import NDArray
 from reeltint import Colorizer, InvalidRequest, ServerUnreachable
 from reeltint._colorize import colorize_film
@@ -131,6 +131,18 @@ def test_a_server_that_dies_leaves_the_part_that_is_done(film: Path, tmp_path: P
     assert "color.partial.mkv" in "".join(caught.value.__notes__)
     assert not target.exists()
     assert len(planes(tmp_path / "color.partial.mkv")[0]) >= 40
+
+
+def test_a_film_damaged_in_the_middle_is_kept_up_to_there(triton: str, tmp_path: Path) -> None:
+    """All pictures before the damage are in the partial file, though they were in flight when it was met."""
+    source = damaged(tmp_path, 30)
+    done = run(source, tmp_path / "color.mkv", "--server", triton, code=1)
+    assert "in.mp4 at 1.16" in done.stderr
+    assert "color.partial.mkv" in done.stderr
+    assert len(planes(tmp_path / "color.partial.mkv")[0]) == 30
+    done = run(source, tmp_path / "color.mkv", "--server", triton, "--tolerate-damage")
+    assert "in.mp4" in done.stderr
+    assert len(planes(tmp_path / "color.mkv")[0]) > 40
 
 
 def test_ctrl_c_keeps_the_part_and_leaves_no_server(film: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
-from films import make_film, pictures, plane
+from films import damaged, make_film, pictures, plane
 from numpy.typing import NDArray
 from reeltint import _film_write
 from reeltint._errors import FilmError, InvalidRequest
@@ -595,18 +595,6 @@ def test_a_film_without_pictures_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(FilmError, match=r"no picture in it|not a video"):
         FilmReader(tmp_path / "in.mkv")
-
-
-def damaged(tmp_path: Path, at: int) -> Path:
-    """60 pictures at 25 a second, the packet of one of them overwritten."""
-    make_film(tmp_path / "whole.mp4", encoder="libx264", options={"bf": "0", "crf": "10"}, pts=range(60), gop=12)
-    data = bytearray((tmp_path / "whole.mp4").read_bytes())
-    with av.open(str(tmp_path / "whole.mp4")) as film:
-        packet = [packet for packet in film.demux(video=0) if packet.size][at]
-        assert packet.pos is not None
-        data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
-    (tmp_path / "in.mp4").write_bytes(data)
-    return tmp_path / "in.mp4"
 
 
 @pytest.mark.parametrize("at", [30, 57, 59])

@@ -104,7 +104,8 @@ class LocalTriton:
             http_port: Port of HTTP.
             metrics_port: Port of the metrics.
             log: Where Triton's log goes, line by line: a function (called on another thread) or an open text file.
-            verbose: Forward the whole log, not only its warnings and errors.
+            verbose: Forward the whole log, from the start; else its warnings and errors, once the server is ready
+                (what goes wrong before is in the `ServeError`).
             start_timeout_s: How long the models may take to load.
             stop_timeout_s: How long requests in flight may take at the end before the server is killed.
         """
@@ -118,6 +119,7 @@ class LocalTriton:
         self._bound: dict[str, int] = {}
         self.pid: int | None = None
         self._stopping: int | None = None
+        self._served = False
 
     @property
     def address(self) -> str:
@@ -230,6 +232,7 @@ class LocalTriton:
         if self._only:
             command += ["--model-control-mode=explicit", *(f"--load-model={name}" for name in self._only)]
         self._lines.clear()
+        self._served = False
         self._stopping = None
         self._supervisor = supervisor = subprocess.Popen(
             [sys.executable, "-I", "-S", _HERE / "_supervisor.py", folder, prefix, str(self._stop_timeout_s), *command],
@@ -273,6 +276,7 @@ class LocalTriton:
             if time.monotonic() > deadline:
                 raise ServeError(f"Triton was not ready after {self._start_timeout_s:g} s")
             time.sleep(_POLL_S)
+        self._served = True
 
     def _ready(self) -> bool:
         host, _, port = self.http_address.rpartition(":")
@@ -320,7 +324,7 @@ class LocalTriton:
         for raw in supervisor.stderr:
             line = raw.decode(errors="replace").rstrip("\n")
             self._lines.append(line)
-            if self._verbose or not (_DETAIL.match(line) or _HARMLESS.search(line)):
+            if self._verbose or (self._served and not (_DETAIL.match(line) or _HARMLESS.search(line))):
                 self._emit(line)
             if self._stopping and _DRAINED in line:
                 # Unloading takes Triton some seconds, to free what the supervisor clears up at once.
