@@ -14,7 +14,7 @@ from reeltint_training.data import DataError, load_photos
 from reeltint_training.evaluate import Row, contact_sheet, evaluate, grey, row, table
 from reeltint_training.networks.huenet import HueNet
 from reeltint_training.train import TrainOptions, train
-from reeltint_training.tune import best, tune
+from reeltint_training.tune import TEMPERATURE, best, tune
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train and measure the colouring networks.")
 _DEFAULTS = TrainOptions()
@@ -109,9 +109,10 @@ def tune_command(
     data: Annotated[list[Path], typer.Option(help="Photographs that it was not trained on.")],
     out: Annotated[Path, typer.Option(help="The checkpoint to write, with the chosen temperature and rebalance.")],
     size: Annotated[list[int] | None, typer.Option(help="Input sizes to measure.")] = None,
+    temperature: Annotated[list[float] | None, typer.Option(help="Temperatures to measure.")] = None,
     colourful: Annotated[
         float, typer.Option(min=0, max=1, help="Least colourfulness, as a share of the truth's.")
-    ] = 0.6,
+    ] = 0.57,
     half: Annotated[bool, typer.Option("--half", help="Store convolution kernels as float16.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="This many photographs, evenly spread.")] = 125,
 ) -> None:
@@ -123,7 +124,7 @@ def tune_command(
         if wrong := [s for s in sizes if s % spec.stride]:
             raise CheckpointError(f"--size {wrong[0]}: {spec.id} wants a multiple of {spec.stride}")
         photos = load_photos(data)
-        settings, truth = tune(network, photos[:: -(-len(photos) // limit)], sizes)
+        settings, truth = tune(network, photos[:: -(-len(photos) // limit)], sizes, temperature or (TEMPERATURE,))
     except (DataError, CheckpointError) as error:
         typer.echo(f"reeltint-train: {error}", err=True)
         raise typer.Exit(2) from error
