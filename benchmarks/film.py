@@ -14,12 +14,12 @@ from reeltint_local import LocalTriton
 
 RATE = 24
 _CHILD = """
-import json, resource, sys
+import json, re, sys
 from reeltint import Colorizer
 from reeltint._colorize import colorize_film
 with Colorizer(sys.argv[3]) as colorizer:
     report = colorize_film(sys.argv[1], sys.argv[2], colorizer)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
 print(json.dumps({"frames": report.frames, "elapsed_s": report.elapsed_s, "decode_s": report.decode_s,
                   "colour_s": report.colour_s, "encode_s": report.encode_s, "peak_mib": peak}))
 """

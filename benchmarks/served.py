@@ -15,11 +15,15 @@ FRAMES, WORKERS = 160, 2
 
 
 class InProcess:
-    """lab_split, colorizer and chroma_merge in this process, sessions as the server's: one thread each."""
+    """lab_split, colorizer and chroma_merge in this process.
 
-    def __init__(self) -> None:
+    Args:
+        threads: Of each session; the server has 1.
+    """
+
+    def __init__(self, threads: int) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = threads
         self._split, self._network, self._merge = (
             onnxruntime.InferenceSession(
                 str(MODELS / name / "1/model.onnx"), options, providers=["CPUExecutionProvider"]
@@ -36,7 +40,7 @@ class InProcess:
 def measure() -> dict[str, Any]:
     """Frames/s of both ways and their ratio, by frame size; both with as many workers as the server has instances."""
     result: dict[str, Any] = {}
-    in_process = InProcess()
+    in_process = InProcess(threads=1)
     with LocalTriton(MODELS) as server, Colorizer(server.address) as colorizer, ThreadPoolExecutor(WORKERS) as pool:
         for name, (height, width) in SIZES.items():
             frames = grey_frames(FRAMES, height, width)

@@ -65,8 +65,8 @@ class _Stopwatch:
 
 
 def default_batch(height: int, width: int) -> int:
-    """Frames of this size that make a good request: 2 MiB, which a CPU's cache holds, at most 16."""
-    return max(1, min(16, 2**21 // (height * width)))
+    """Frames of this size that make a good request: as many as fit into 4 MiB, 1 to 8."""
+    return max(1, min(8, 2**22 // (height * width)))
 
 
 def colorize_film(
@@ -98,7 +98,7 @@ def colorize_film(
         quality: Its constant quality (CRF, CQ or qscale): smaller is better.
         preset: Its speed preset; None is `FilmWriter`'s choice.
         pixel_format: None is 4:2:0 at the source's bit depth.
-        batch: Frames a request; None takes as many as fit into 2 MiB, at most 16.
+        batch: Frames a request; None takes as many as fit into 4 MiB, 1 to 8.
         tolerate_damage: Go on where the decoder refuses a packet or the file is cut off, with a warning.
         on_frame: Called after each frame with the number of frames written and the time stamp in seconds.
 

@@ -68,8 +68,6 @@ def model_config(name: str, purpose: str, model: onnx.ModelProto) -> str:
     """config.pbtxt of an ONNX model, its dimensions those of the graph without the batch."""
     inputs = _list("input", [_tensor(value) for value in model.graph.input])
     outputs = _list("output", [_tensor(value) for value in model.graph.output])
-    # Joining requests pays for the network; for the colour graphs it would only copy whole frames.
-    batching = "dynamic_batching { }\n" if name == "colorizer" else ""
     return f"""# {purpose}
 name: "{name}"
 backend: "onnxruntime"
@@ -77,7 +75,7 @@ max_batch_size: {MAX_BATCH}
 {inputs}
 {outputs}
 instance_group [ {{ count: 2 }} ]
-{batching}parameters {{ key: "intra_op_thread_count" value {{ string_value: "1" }} }}
+parameters {{ key: "intra_op_thread_count" value {{ string_value: "1" }} }}
 parameters {{ key: "inter_op_thread_count" value {{ string_value: "1" }} }}
 """
 

@@ -72,7 +72,7 @@ def test_a_sound_repository_has_no_problems(sound: Path) -> None:
         ("lab_merge", "[ -1, -1, 3 ]", "[ -1, -1, 4 ]", "the config says [-1, -1, 4]"),
         ("lab_split", "[ 1, 32, 32 ]", "[ 1, -1, -1 ]", "the config says [1, -1, -1]"),
         ("lab_split", "[ -1, -1 ]", "[ -1, -1, -1 ]", "the config says [-1, -1, -1]"),
-        ("colorizer", "max_batch_size: 32", "max_batch_size: 0", "dynamic_batching without"),
+        ("lab_split", "max_batch_size: 32", "max_batch_size: 0 dynamic_batching { }", "dynamic_batching without"),
         ("colorizer", 'name: "ab"', 'name: "colour"', "'colour' is in the config only"),
         ("colorizer", 'name: "ab"', 'name: "colour"', "'ab' is not in the config"),
         ("colorizer", "intra_op_thread_count", "intra_op_threads", "'intra_op_threads' is none"),
