@@ -2,12 +2,14 @@
 
 Each graph is written node by node, so that every pass over the pixels is one we chose. What makes them quick:
 
-- Resizing is two matrix products whose weights are computed from the input's shape. `lab_split` cuts the frame's
-  height into overlapping bands of a few output rows each, since all other weights of a row are zero.
+- Resizing is matrix products whose weights are computed from the input's shape. They are cut into bands that overlap,
+  since all but a few weights of a row are zero.
 - Curves are tables read by GatherElements (ONNX Runtime copies single elements ten times slower in Gather): grey
   codes and linear light (15 bits) index them directly.
-- The inverse of CIELAB's curve is five passes and no branch (`_linear_light`); its scale, the white point and the
-  XYZ to RGB matrix are one constant.
+- The inverse of CIELAB's curve is five passes and no branch (`_linear_light`), over X and Z only: Y is read from a
+  table. Its scale, the white point and the XYZ to RGB matrix are one constant.
+
+The merges resize ab along the edges of the lightness (`_guided`).
 
 Only operators that TensorRT's ONNX parser takes are used, and nothing but Cast touches uint8. Colour is that of
 `reeltint_training.color`: IEC 61966-2-1:1999 and ISO/CIE 11664-4:2019, D65.
@@ -23,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from reeltint_training.color import RGB_TO_XYZ, WHITE_D65, linear_to_srgb, srgb_to_lab
+from reeltint_training.guided import FLAT, MAX_SLOPE
 
 OPSET = 18
 IR_VERSION = 8
@@ -32,9 +35,14 @@ LINEAR_LEVELS = 1 << 15
 """Levels of linear light; two neighbours are at most 0.1 of 255 display levels apart."""
 BAND = 8
 """Output rows in a band of `lab_split`."""
+BANDS = 8
+"""Bands of rows in the merges."""
+STRIPES = 4
+"""Pixels are cut into as many parts to read tables: ONNX Runtime's GatherElements has a thread a part at most."""
 
 _DELTA = 0.2068966  # 6/29: CIELAB's curve is a cube above it and its tangent below
 _UNIT = math.sqrt(3) * _DELTA  # f(X), f(Y), f(Z) are held in this unit, see _linear_light
+_OFFSETS = np.array([1 / 500, -1 / 200])[:, None, None]  # f(X) - f(Y) and f(Z) - f(Y) of a* and b*
 
 _Array = NDArray[np.generic]
 _Value = tuple[str, int, Sequence[int | str]]  # name, element type, shape
@@ -79,9 +87,16 @@ class _Graph:
 
     def take(self, table: _Array, index: str, shape: str, name: str | None = None) -> str:
         """`table[index]`, reshaped to `shape`; `index` is a float tensor whose fraction is cut off."""
-        flat = self.op("Reshape", self.cast(index, TensorProto.INT32), self.constant([-1]))
-        values = self.op("GatherElements", self.constant(table), flat, axis=0)
-        return self.op("Reshape", values, shape, name=name)
+        return self.take_by(table, self.index(index), shape, name)
+
+    def index(self, tensor: str) -> str:
+        """`tensor`, its fraction cut off, for `take_by`; the number of its elements is a multiple of `STRIPES`."""
+        return self.op("Reshape", self.cast(tensor, TensorProto.INT32), self.constant([STRIPES, -1]))
+
+    def take_by(self, table: _Array, index: str, shape: str, name: str | None = None) -> str:
+        """`table[index]`, reshaped to `shape`."""
+        stripes = self.op("Expand", self.unsqueeze(self.constant(table), 0), self.constant([STRIPES, 1]))
+        return self.op("Reshape", self.op("GatherElements", stripes, index, axis=1), shape, name=name)
 
     def model(self, name: str, inputs: Sequence[_Value], output: _Value) -> onnx.ModelProto:
         graph = helper.make_graph(
@@ -115,15 +130,9 @@ def lab_split(size: int) -> onnx.ModelProto:
     if size < BAND or size % BAND:
         raise ValueError(f"input size {size} is not a positive multiple of {BAND}")
     graph = _Graph()
-    frames = graph.float("frames")
-    bands, rows = _band_weights(graph, graph.size(frames, 1), size)
-    x = graph.op("MatMul", rows, graph.op("Gather", frames, bands, axis=1))
-    x = graph.op("Reshape", x, graph.constant([0, size, -1]))
-
-    width = graph.size(frames, 2)
-    centres, support = _centres_and_support(graph, width, size, (1, size))
-    columns = graph.unsqueeze(graph.float(graph.range(width)), 1)
-    x = graph.op("MatMul", x, _triangle(graph, columns, centres, support, axis=0))
+    x = _resized(graph, graph.float("frames"), graph.size("frames", 1), size)
+    x = graph.op("Transpose", x, perm=[0, 2, 1])
+    x = graph.op("Transpose", _resized(graph, x, graph.size("frames", 2), size), perm=[0, 2, 1])
 
     half = graph.constant(0.5)
     index = graph.op("Add", graph.op("Mul", x, graph.constant(float(CODE_STEPS))), half)
@@ -136,22 +145,22 @@ def lab_merge() -> onnx.ModelProto:
     """Frames and their colour to RGB.
 
     `frames` [B, H, W] uint8, grey sRGB codes, and `ab` [B, 2, s, t] float32, a* and b* of the whole picture, resized
-    bilinearly (half-pixel centres, edges repeated), to `rgb` [B, H, W, 3] uint8, gamma-encoded; colours outside the
-    gamut are clipped. Where ab is 0, R = G = B = the frame's code.
+    along the edges of the lightness (`_guided`; half-pixel centres, edges repeated), to `rgb` [B, H, W, 3] uint8,
+    gamma-encoded; colours outside the gamut are clipped. Where ab is 0, R = G = B = the frame's code.
     """
     graph = _Graph()
-    frames = graph.float("frames")
-    codes = torch.arange(256, dtype=torch.float64)
-    grey = graph.take(_curve(codes), frames, graph.op("Shape", graph.unsqueeze(frames, 1)))
-    vertical = _bilinear(graph, graph.size("ab", 2), graph.size(frames, 1), graph.size(frames, 1), step=1, phase=0.5)
-    horizontal = _bilinear(graph, graph.size("ab", 3), graph.size(frames, 2), graph.size(frames, 2), step=1, phase=0.5)
-    linear = _linear_light(graph, grey, vertical, graph.op("Transpose", horizontal, perm=[1, 0]))
+    height, width = graph.size("frames", 1), graph.size("frames", 2)
+    down = _Bands(graph, graph.size("ab", 2), height, height, step=1, phase=0.5)
+    across = _Axis(graph, graph.size("ab", 3), width, width, step=1, phase=0.5)
+    codes = graph.unsqueeze(graph.op("Gather", graph.float("frames"), down.rows, axis=1), 1)
+    linear = _linear_light(graph, codes, torch.arange(256, dtype=torch.float64), down, across)
 
     pixels = graph.op("Transpose", graph.op("Reshape", linear, graph.constant([0, 3, -1])), perm=[0, 2, 1])
     levels = _levels(graph, graph.op("MatMul", pixels, graph.constant(_linear_to_levels().T)))
     display = np.round(_display_curve() * 255)
-    shape = graph.op("Concat", graph.op("Shape", "frames"), graph.constant([3]), axis=0)
-    graph.cast(graph.take(display, levels, shape), TensorProto.UINT8, "rgb")
+    shape = graph.op("Concat", graph.size("frames", 0), graph.constant([-1]), width, graph.constant([3]), axis=0)
+    rgb = graph.op("Slice", graph.take(display, levels, shape), graph.constant([0]), height, graph.constant([1]))
+    graph.cast(rgb, TensorProto.UINT8, "rgb")
     return graph.model("lab_merge", [_FRAMES, _AB], ("rgb", TensorProto.UINT8, ("batch", "height", "width", 3)))
 
 
@@ -163,31 +172,43 @@ def chroma_merge() -> onnx.ModelProto:
 
     Samples are sited as H.264 and HEVC assume when a stream says nothing ("left": on the luma column 2j, between the
     rows 2i and 2i+1). Lightness there is the mean of both rows under a 1-2-1 filter across, edges repeated; ab is
-    read bilinearly at that very point of the picture.
+    read at that very point of the picture.
     """
     graph = _Graph()
-    frames = graph.float("frames")
-    padded = graph.op("Pad", frames, graph.constant([0, 0, 1, 0, 1, 1]), mode="edge")
-    # three-dimensional, as ONNX Runtime pads a single channel of two dimensions to eight
-    kernel = graph.constant(np.array([[[[[1, 2, 1], [1, 2, 1]]]]]))
-    eighths = graph.op("Conv", graph.unsqueeze(padded, 1, 2), kernel, kernel_shape=[1, 2, 3], strides=[1, 2, 2])
-    eighths = graph.op("Squeeze", eighths, graph.constant([2]))
-    codes = torch.arange(255 * 8 + 1, dtype=torch.float64) / 8
-    grey = graph.take(_curve(codes), eighths, graph.op("Shape", eighths))
-    vertical = _bilinear(graph, graph.size("ab", 2), graph.size(frames, 1), graph.size(eighths, 2), step=2, phase=1.0)
-    horizontal = _bilinear(graph, graph.size("ab", 3), graph.size(frames, 2), graph.size(eighths, 3), step=2, phase=0.5)
-    linear = _linear_light(graph, grey, vertical, graph.op("Transpose", horizontal, perm=[1, 0]))
+    height, width = graph.size("frames", 1), graph.size("frames", 2)
+    one, two = graph.constant([1]), graph.constant([2])
+    rows, columns = (graph.op("Div", graph.op("Add", size, one), two) for size in (height, width))
+    down = _Bands(graph, graph.size("ab", 2), height, rows, step=2, phase=1.0)
+    across = _Axis(graph, graph.size("ab", 3), width, columns, step=2, phase=0.5)
+    # In bands, as ONNX Runtime pools each channel in one thread. Means of 2 x 2 pixels, then of two such: 1-2-1 across.
+    # A mean leaves out what is padding, as if edges were repeated.
+    upper = graph.op("Mul", down.rows, two)
+    lower = graph.op("Min", graph.op("Add", upper, one), graph.op("Sub", height, one))
+    pairs = graph.op("Concat", graph.unsqueeze(upper, 1), graph.unsqueeze(lower, 1), axis=1)
+    pairs = graph.op("Reshape", pairs, graph.constant([BANDS, -1]))
+    means = graph.op("Gather", graph.float("frames"), pairs, axis=1)
+    means = graph.op("AveragePool", means, kernel_shape=[2, 2], strides=[2, 1], pads=[0, 1, 0, 1])
+    means = graph.op("AveragePool", means, kernel_shape=[1, 2], strides=[1, 2])
+    plane = graph.op("Concat", graph.size("frames", 0), one, graph.constant([-1]), columns, axis=0)
+    eighths = graph.op("Mul", graph.op("Reshape", means, plane), graph.constant(8.0))
+    linear = _linear_light(graph, eighths, torch.arange(255 * 8 + 1, dtype=torch.float64) / 8, down, across)
 
     pixels = graph.op("Reshape", linear, graph.constant([0, 3, -1]))
     levels = _levels(graph, graph.op("MatMul", graph.constant(_linear_to_levels()), pixels))
     rgb = graph.take(_display_curve(), levels, graph.op("Shape", levels))
     chroma = graph.op("MatMul", graph.constant(_rgb_to_chroma()), rgb)
-    chroma = graph.op("Add", chroma, graph.constant(128.5))
-    size = graph.op("Shape", eighths, start=2, end=4)
-    shape = graph.op("Concat", graph.size(frames, 0), graph.constant([2]), size, axis=0)
-    graph.cast(graph.op("Reshape", chroma, shape), TensorProto.UINT8, "chroma")
+    shape = graph.op("Concat", graph.size("frames", 0), two, graph.constant([-1]), columns, axis=0)
+    chroma = graph.op("Slice", graph.op("Reshape", chroma, shape), graph.constant([0]), rows, two)
+    graph.cast(graph.op("Add", chroma, graph.constant(128.5)), TensorProto.UINT8, "chroma")
     dims = ("batch", 2, "chroma_height", "chroma_width")
     return graph.model("chroma_merge", [_FRAMES, _AB], ("chroma", TensorProto.UINT8, dims))
+
+
+def _resized(graph: _Graph, frames: str, length: str, size: int) -> str:
+    """Resize [B, length, N] to [B, size, N] under a triangle as wide as the reduction; `length` is int64 [1]."""
+    bands, weights = _band_weights(graph, length, size)
+    x = graph.op("MatMul", weights, graph.op("Gather", frames, bands, axis=1))
+    return graph.op("Reshape", x, graph.constant([0, size, -1]))
 
 
 def _centres_and_support(graph: _Graph, length: str, size: int, shape: tuple[int, ...]) -> tuple[str, str]:
@@ -223,47 +244,141 @@ def _band_weights(graph: _Graph, height: str, size: int) -> tuple[str, str]:
     return rows, _triangle(graph, pixels, graph.unsqueeze(centres, 2), support, axis=2)
 
 
-def _bilinear(graph: _Graph, source: str, length: str, count: str, *, step: int, phase: float) -> str:
-    """Weights [count, source] that read a row of `source` cells at the points (step * i + phase) / length of its width.
+class _Axis:
+    """Points along the height or width of the picture, and the cells of ab along it.
 
     Args:
         graph: Where the nodes go.
-        source: Cells, int64 [1].
-        length: Pixels of the frame along this axis, int64 [1].
+        cells: Of ab, int64 [1].
+        length: Pixels of the frame, int64 [1].
         count: Points wanted, int64 [1].
         step: Pixels from one point to the next.
         phase: Where the first point is, in pixels from the frame's edge.
     """
-    cells = graph.float(source)
-    ratio = graph.op("Div", cells, graph.float(length))
-    points = graph.op("Mul", graph.float(graph.range(count)), graph.constant(float(step)))
-    points = graph.op("Mul", graph.op("Add", points, graph.constant(phase)), ratio)
-    points = graph.op("Max", graph.op("Sub", points, graph.constant(0.5)), graph.constant(0.0))
-    points = graph.op("Min", points, graph.op("Sub", cells, graph.constant(1.0)))
-    away = graph.op("Abs", graph.op("Sub", graph.unsqueeze(points, 1), graph.float(graph.range(source))))
-    return graph.op("Relu", graph.op("Sub", graph.constant(1.0), away))
+
+    def __init__(self, graph: _Graph, cells: str, length: str, count: str, *, step: int, phase: float) -> None:
+        self.graph, self.cells, self.length, self.count, self.step, self._phase = (
+            graph, cells, length, count, step, phase,
+        )  # fmt: skip
+        self._ratio = graph.op("Div", graph.float(cells), graph.float(length))
+
+    def places(self, index: str) -> str:
+        """Where the points `index`, float, are in cells, no further out than the middles of the outermost."""
+        graph = self.graph
+        pixels = graph.op("Add", graph.op("Mul", index, graph.constant(float(self.step))), graph.constant(self._phase))
+        places = graph.op("Sub", graph.op("Mul", pixels, self._ratio), graph.constant(0.5))
+        places = graph.op("Max", places, graph.constant(0.0))
+        return graph.op("Min", places, graph.op("Sub", graph.float(self.cells), graph.constant(1.0)))
+
+    def reading(self) -> str:
+        """Weights [cells, count] that read cells bilinearly."""
+        graph = self.graph
+        places = self.places(graph.float(graph.range(self.count)))
+        return _tent(graph, graph.constant(1.0), places, graph.unsqueeze(graph.float(graph.range(self.cells)), 1))
+
+    def averaging(self, stride: int = 1) -> str:
+        """Weights [points, cells] that average every `stride`-th point into cells, under triangles."""
+        graph = self.graph
+        start, end, step = (graph.op("Squeeze", x) for x in (graph.constant([0]), self.count, graph.constant([stride])))
+        places = graph.unsqueeze(self.places(graph.float(graph.op("Range", start, end, step))), 1)
+        spacing = graph.op("Mul", self._ratio, graph.constant(float(self.step * stride)))
+        reach = graph.op("Max", spacing, graph.constant(1.0))
+        weights = _tent(graph, reach, places, graph.float(graph.range(self.cells)))
+        return graph.op("Div", weights, graph.op("ReduceSum", weights, graph.constant([0]), keepdims=1))
 
 
-def _linear_light(graph: _Graph, grey: str, vertical: str, horizontal: str) -> str:
-    """X, Y, Z over their white, in units of `_UNIT` cubed, [B, 3, h, w].
+class _Bands(_Axis):
+    """Rows cut into `BANDS` bands of equally many, the last of them repeated as often as it takes.
+
+    Each row reads two cells, a band only few of them. `rows` is the index of every row, int64 [R]; what is more than
+    `count` has to be cut off in the end.
+    """
+
+    def __init__(self, graph: _Graph, cells: str, length: str, count: str, *, step: int, phase: float) -> None:
+        super().__init__(graph, cells, length, count, step=step, phase=phase)
+        last = graph.op("Sub", count, graph.constant([1]))
+        self._others = graph.op("Div", last, graph.constant([BANDS]))  # rows of a band but one
+        band = graph.op("Add", self._others, graph.constant([1]))
+        self._index = graph.range(graph.op("Mul", band, graph.constant([BANDS])))
+        self.rows = graph.op("Min", self._index, last)
+
+    def read(self, x: str) -> str:
+        """Read `x` [B, C, cells, w] bilinearly, [B, C, R, w]."""
+        graph = self.graph
+        places = self.places(graph.op("Reshape", graph.float(self._index), graph.constant([BANDS, -1])))
+        pixels = graph.op("Mul", self._others, graph.constant([self.step]))
+        reach = graph.op("Div", graph.op("Mul", pixels, self.cells), self.length)
+        reach = graph.op("Min", graph.op("Add", reach, graph.constant([3])), self.cells)
+        first = graph.op("Floor", graph.op("Gather", places, graph.constant([0]), axis=1))
+        first = graph.op("Min", graph.cast(first, TensorProto.INT64), graph.op("Sub", self.cells, reach))
+        cells = graph.op("Add", first, graph.range(reach))
+        weights = _tent(graph, graph.constant(1.0), graph.unsqueeze(places, 2), graph.unsqueeze(graph.float(cells), 1))
+        x = graph.op("MatMul", weights, graph.op("Gather", x, cells, axis=2))
+        shape = graph.op("Concat", graph.op("Shape", x, end=2), graph.size(self.rows, 0), graph.size(x, 4), axis=0)
+        return graph.op("Reshape", x, shape)
+
+
+def _tent(graph: _Graph, reach: str, places: str, cells: str) -> str:
+    """max(reach - |places - cells|, 0); `places` and `cells` broadcast."""
+    return graph.op("Relu", graph.op("Sub", reach, graph.op("Abs", graph.op("Sub", places, cells))))
+
+
+def _linear_light(graph: _Graph, codes: str, greys: torch.Tensor, down: _Bands, across: _Axis) -> str:
+    """X, Z, Y over their white, in units of `_UNIT` cubed, [B, 3, R, w].
 
     CIELAB's inverse curve is f^3 above delta = 6/29 and the tangent there, 3 delta^2 f - 2 delta^3, below. With
     v = f / _UNIT and u = max(v, delta / _UNIT) both are _UNIT^3 (u^3 - u + v).
 
     Args:
         graph: Where the nodes go.
-        grey: f(Y) / _UNIT, [B, 1, h, w].
-        vertical: Weights [h, s] that resize ab.
-        horizontal: Weights [t, w].
+        codes: Each pixel's index in `greys`, float [B, 1, R, w].
+        greys: Grey sRGB codes.
+        down: The rows.
+        across: The columns.
     """
-    offsets = np.array([[1 / 500, 0], [0, 0], [0, -1 / 200]])[:, :, None, None] / _UNIT
-    x = graph.op("Conv", "ab", graph.constant(offsets), kernel_shape=[1, 1])
-    x = graph.op("MatMul", vertical, graph.op("MatMul", x, horizontal))
+    v, delta = _curve(greys), _DELTA / _UNIT
+    u = np.maximum(v, delta)
+    shape = graph.op("Shape", codes)
+    index = graph.index(codes)
+    lightness, y = (graph.take_by(table, index, shape) for table in (v, u**3 - u + v))
+    weights = across.reading()
+    slope, offset = (down.read(graph.op("MatMul", x, weights)) for x in _guided(graph, lightness, down, across))
     # f(Z) is not below 0, as in scikit-image
-    v = graph.op("Max", graph.op("Add", x, grey), graph.constant(np.array([-1e9, -1e9, 0.0])[:, None, None]))
-    u = graph.op("Max", v, graph.constant(_DELTA / _UNIT))
-    cube = graph.op("Mul", graph.op("Sub", graph.op("Mul", u, u), graph.constant(1.0)), u)
-    return graph.op("Add", cube, v)
+    xz = graph.op("Add", graph.op("Mul", slope, lightness), offset)
+    xz = graph.op("Max", xz, graph.constant(np.array([-1e9, 0.0])[:, None, None]))
+    above = graph.op("Max", xz, graph.constant(delta))
+    cube = graph.op("Mul", graph.op("Sub", graph.op("Mul", above, above), graph.constant(1.0)), above)
+    return graph.op("Concat", graph.op("Add", cube, xz), y, axis=1)
+
+
+def _guided(graph: _Graph, lightness: str, down: _Bands, across: _Axis) -> tuple[str, str]:
+    """f(X) and f(Z) of each cell of ab as a line over f(Y): slope and offset, [B, 2, s, t], f in `_UNIT`s.
+
+    A guided filter (He, Sun & Tang 2010, Eq. 5 and 6) with its coefficients at the resolution of ab: over 3 x 3 cells
+    ab is regressed on L*. It differs from theirs in two things. The line goes through the cell's own ab at the cell's
+    mean lightness, so what is not on an edge is resized bilinearly, not blurred. The variance is that of the pixels,
+    not of the cells' means: grain, lettering and fine texture, of which ab at this resolution says nothing, are not
+    mistaken for edges.
+    """
+    x = graph.op("Mul", "ab", graph.constant(_OFFSETS / _UNIT))
+    zero, axis, stride = (graph.constant([value]) for value in (0, 2, down.step))
+    some = graph.op("Slice", lightness, zero, down.count, axis, stride)  # of chroma's rows every second will do
+    rows, columns = graph.op("Transpose", down.averaging(down.step), perm=[1, 0]), across.averaging()
+    mean, square = (
+        graph.op("MatMul", graph.op("MatMul", rows, y), columns) for y in (some, graph.op("Mul", some, some))
+    )
+    around, around_square, around_x, product = (
+        graph.op("AveragePool", each, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        for each in (mean, square, x, graph.op("Mul", mean, x))
+    )
+    variance = graph.op("Sub", around_square, graph.op("Mul", around, around))
+    covariance = graph.op("Sub", product, graph.op("Mul", around, around_x))
+    unit = 116 * _UNIT  # of lightness, in L*
+    slope = graph.op("Div", covariance, graph.op("Add", variance, graph.constant((FLAT / unit) ** 2)))
+    steepest = MAX_SLOPE * 116 * np.abs(_OFFSETS)
+    slope = graph.op("Max", graph.op("Min", slope, graph.constant(steepest)), graph.constant(-steepest))
+    offset = graph.op("Sub", x, graph.op("Mul", slope, mean))
+    return graph.op("Add", slope, graph.constant(1.0)), offset
 
 
 def _levels(graph: _Graph, linear: str) -> str:
@@ -284,7 +399,7 @@ def _curve(codes: torch.Tensor) -> NDArray[np.float64]:
 def _linear_to_levels() -> NDArray[np.float64]:
     """[3, 3]: what `_linear_light` gives to R, G, B in levels of linear light."""
     matrix = np.linalg.inv(np.array(RGB_TO_XYZ)) @ np.diag(WHITE_D65)
-    return np.array(matrix * (_UNIT**3 * LINEAR_LEVELS), np.float64)
+    return np.array(matrix[:, [0, 2, 1]] * (_UNIT**3 * LINEAR_LEVELS), np.float64)
 
 
 def _display_curve() -> NDArray[np.float64]:

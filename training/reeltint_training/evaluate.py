@@ -18,6 +18,8 @@ from reeltint_training.checkpoints import load_network
 from reeltint_training.color import lab_to_srgb
 from reeltint_training.data import Photo, to_lab
 from reeltint_training.figures import Figures, colourfulness, compare, mean
+from reeltint_training.guided import guided_ab
+from reeltint_training.networks.exemplar import ExemplarNet
 
 Colour = Callable[[Tensor], Tensor]
 """True lightness [1, 1, H, W], L*/100, to ab [1, 2, h, w] in Lab units."""
@@ -67,14 +69,16 @@ def row(model: Path, size: int | None = None, network: str | None = None) -> Row
 
         return Row(name=f"{model.parent.parent.name or model.stem} (ONNX, {fixed})", colour=at_size(run, fixed))
     loaded, spec, _ = load_network(model, network)
+    if isinstance(loaded, ExemplarNet):  # without a reference
+        loaded = loaded.base
     size = size or spec.size
     return Row(name=f"{model.stem} ({size})", colour=at_size(loaded, size))
 
 
 def apply(colour: Colour, photo: Photo) -> Photo:
-    """Colour the true lightness of `photo` [H, W, 3] sRGB; the lightness stays the truth's."""
+    """Colour the true lightness of `photo` [H, W, 3] sRGB as the served merges do; the lightness stays the truth's."""
     lab = to_lab(photo[None])
-    ab = functional.interpolate(colour(lab[:, :1] / 100), photo.shape[:2], mode="bilinear", align_corners=False)
+    ab = guided_ab(lab[:, :1], colour(lab[:, :1] / 100), photo.shape[:2])
     rgb = lab_to_srgb(torch.cat([lab[:, :1], ab], 1))[0]
     picture: NDArray[np.uint8] = (rgb.movedim(0, -1) * 255).round().to(torch.uint8).numpy()
     return picture

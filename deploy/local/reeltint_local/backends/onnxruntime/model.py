@@ -15,6 +15,9 @@ import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 
+_CPU_BYTES = 2**20
+"""Inputs of one run on a CPU: with more, what lies between the nodes falls out of the caches (a fifth of the time)."""
+
 _ELEMENT_TYPES = {
     "TYPE_BOOL": "tensor(bool)",
     "TYPE_FP16": "tensor(float16)",
@@ -57,20 +60,19 @@ class TritonPythonModel:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
         self._batched = config["max_batch_size"] > 0
-        # On a CPU a batch of large frames gains nothing from being joined to another, and the copy costs.
-        self._merge_limit = sys.maxsize if args["model_instance_kind"] == "GPU" else 2**20
+        self._run_bytes = sys.maxsize if args["model_instance_kind"] == "GPU" else _CPU_BYTES
         self._session = ort.InferenceSession(path, _options(config["parameters"]), providers=_providers(args))
         _check("input", self._session.get_inputs(), config["input"], self._batched)
         _check("output", self._session.get_outputs(), config["output"], self._batched)
         self._outputs = [tensor.name for tensor in self._session.get_outputs()]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer every request; small ones that agree in all but the batch run as one."""
+        """Answer every request; small ones that agree in all but the batch run as one, large ones in parts."""
         answers: list[Any] = [None] * len(requests)
         groups: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         for index, request in enumerate(requests):
             feeds = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            mergeable = self._batched and sum(feed.nbytes for feed in feeds.values()) <= self._merge_limit
+            mergeable = self._batched and sum(feed.nbytes for feed in feeds.values()) <= self._run_bytes
             alike = [(name, feed.shape[1:]) for name, feed in sorted(feeds.items())] if mergeable else index
             groups.setdefault(str(alike), []).append((index, feeds))
         for group in groups.values():
@@ -83,7 +85,7 @@ class TritonPythonModel:
         first, *others = group
         feeds = {name: np.concatenate([each[name] for each in group]) for name in first} if others else first
         try:
-            results = self._session.run(self._outputs, feeds)
+            results = self._run(feeds)
         except Exception as error:  # noqa: BLE001 - whatever ONNX Runtime raises is the answer to this request
             if others:
                 return [answer for each in group for answer in self._answer([each])]
@@ -92,6 +94,18 @@ class TritonPythonModel:
             return [_response(self._outputs, results)]
         ends = np.cumsum([len(next(iter(each.values()))) for each in group])[:-1]
         return [_response(self._outputs, part) for part in zip(*(np.split(r, ends) for r in results), strict=True)]
+
+    def _run(self, feeds: dict[str, Any]) -> list[Any]:
+        """Run the session, on as many items of the batch at a time as stay in the caches."""
+        count = len(next(iter(feeds.values()))) if self._batched else 1
+        part = max(1, count * self._run_bytes // max(1, sum(feed.nbytes for feed in feeds.values())))
+        if part >= count:
+            return list(self._session.run(self._outputs, feeds))
+        starts = range(0, count, part)
+        parts = [
+            self._session.run(self._outputs, {name: feed[k : k + part] for name, feed in feeds.items()}) for k in starts
+        ]
+        return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
 
 def _response(names: Iterable[str], arrays: Iterable[Any]) -> Any:
