@@ -10,8 +10,10 @@ import typer
 from rich.logging import RichHandler
 
 from reeltint_training.checkpoints import CheckpointError, load_network, read_checkpoint, save_checkpoint
+from reeltint_training.clips import clips_of, measure_clip, summary
 from reeltint_training.data import DataError, load_photos
 from reeltint_training.evaluate import Row, contact_sheet, evaluate, grey, row, table
+from reeltint_training.networks.exemplar import ExemplarNet
 from reeltint_training.networks.huenet import HueNet
 from reeltint_training.train import TrainOptions, train
 from reeltint_training.tune import TEMPERATURE, best, tune
@@ -101,6 +103,32 @@ def evaluate_command(
         typer.echo(json.dumps({"photographs": len(photos), **{name: asdict(f) for name, f in figures.items()}}))
     else:
         typer.echo(table(figures, photos))
+
+
+@app.command("clips")
+def clips_command(
+    checkpoint: Annotated[Path, typer.Argument(help="An exemplar checkpoint.")],
+    data: Annotated[Path, typer.Option(help="Folder or .tar file of colour clips.")],
+    size: Annotated[int | None, typer.Option(help="Input size; default: the network's own.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="PSNR and SSIM on every so many frames.")] = 5,
+    json_out: Annotated[bool, typer.Option("--json", help="All figures of all clips as JSON on stdout.")] = False,
+) -> None:
+    """Measure reference colouring on clips, each coloured by its first true frame."""
+    try:
+        network, spec, _ = load_network(checkpoint, "exemplar")
+        assert isinstance(network, ExemplarNet)
+        figures = {}
+        for name, frames in clips_of(data):
+            figures[name] = measure_clip(network, frames, size or spec.size, every)
+            mine = figures[name]["exemplar"]
+            typer.echo(f"{name}: {mine.psnr:.2f} dB, SSIM {mine.ssim:.3f}", err=True)
+    except (DataError, CheckpointError) as error:
+        typer.echo(f"reeltint-train: {error}", err=True)
+        raise typer.Exit(2) from error
+    if json_out:
+        typer.echo(json.dumps({c: {row: asdict(f) for row, f in rows.items()} for c, rows in figures.items()}))
+    else:
+        typer.echo(summary(list(figures.values())))
 
 
 @app.command("tune")

@@ -1,5 +1,6 @@
 """Checkpoints: weights as safetensors with a JSON header; published state dicts without running what is in them."""
 
+import hashlib
 import json
 import pickle
 import warnings
@@ -85,6 +86,26 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> N
     network.load_state_dict(dict(state))
 
 
+def without_base(state: Mapping[str, Tensor], base: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights of a network that are its own, and the header entry `base` that names the checkpoint of the rest.
+
+    Args:
+        state: All weights; those of the network inside begin with "base.".
+        base: The checkpoint they came from, which must stand beside the one that is written.
+    """
+    own = {name: value for name, value in state.items() if not name.startswith("base.")}
+    return own, {"name": base.name, "sha256": hashlib.sha256(base.read_bytes()).hexdigest()}
+
+
+def _base(path: Path, entry: Mapping[str, str]) -> dict[str, Tensor]:
+    base = path.with_name(entry["name"])
+    if not base.is_file():
+        raise CheckpointError(f"{path} builds on {base}, which is not there")
+    if hashlib.sha256(base.read_bytes()).hexdigest() != entry["sha256"]:
+        raise CheckpointError(f"{path} builds on another {base} than the one that is there (sha256 differs)")
+    return read_checkpoint(base)[0]
+
+
 def load_network(path: Path, name: str | None = None) -> tuple[nn.Module, NetworkSpec, dict[str, Any]]:
     """Build the network of a checkpoint and load its weights.
 
@@ -107,6 +128,8 @@ def load_network(path: Path, name: str | None = None) -> tuple[nn.Module, Networ
         known = ", ".join(NETWORKS)
         raise CheckpointError(f"{path}: which network? It is {name!r}; known are {known} (--network)")
     spec = NETWORKS[name]
+    if "base" in header:
+        state |= {f"base.{key}": value for key, value in _base(path, header["base"]).items()}
     network = spec.build(**header.get("options", {}))
     load_state(network, state, path)
     return network.eval(), spec, header

@@ -120,6 +120,72 @@ def film_look(lightness: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(touched, changed, lightness)
 
 
+def random_pair(photo: Photo, size: int, rng: np.random.Generator) -> Photo:
+    """A frame and a reference of the same scene: two random crops, the second also turned, sheared and in perspective.
+
+    Args:
+        photo: [H, W, 3].
+        size: Of both crops, in pixels.
+        rng: Decides how far they differ: from hardly at all, as in a still camera's shot, to another view.
+
+    Returns:
+        [size, size, 6]: the frame's R, G, B, then the reference's.
+    """
+    height, width = photo.shape[:2]
+    far = rng.random() ** 1.5
+    side = np.array([width, height]) * rng.uniform(0.75, 1.0, 2)
+    corner = rng.uniform(0, 1, 2) * ([width, height] - side)
+    frame = Image.fromarray(photo).resize(
+        (size, size), Image.Resampling.BILINEAR, (*corner, *np.minimum(corner + side, [width, height]))
+    )
+    centre = corner + side / 2 + far * rng.uniform(-0.15, 0.15, 2) * side
+    angle = far * rng.normal(0, 0.12)
+    half = side / 2 * np.exp(far * rng.normal(0, 0.15, 2)) * (-1 if rng.random() < 0.3 * far else 1, 1)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    square = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) + far * rng.normal(0, 0.06, (4, 2))
+    quad = np.clip(centre + (square * half) @ turn, 0, [width, height])
+    reference = Image.fromarray(photo).transform(
+        (size, size), Image.Transform.QUAD, quad.flatten().tolist(), Image.Resampling.BILINEAR
+    )
+    pair: Photo = np.concatenate([np.asarray(frame), np.asarray(reference)], -1)
+    return pair[:, ::-1] if rng.random() < 0.5 else pair
+
+
+def mix_pairs(lab: Tensor, generator: torch.Generator) -> Tensor:
+    """Make pairs harder, so that the reference must be read, and distrusted.
+
+    Half the frames get an object of another photograph; in half of these the reference has it too, elsewhere. In a
+    third of the pairs ab is turned and scaled alike in both pictures: colours that lightness alone cannot tell. One
+    reference in eight belongs to another pair.
+
+    Args:
+        lab: [B, 6, S, S]: the frame's L*, a*, b*, then the reference's.
+        generator: Of all that is drawn.
+    """
+    count, _, size, _ = lab.shape
+    draw = torch.rand(10, count, 1, 1, 1, generator=generator)
+    axis = torch.linspace(-1, 1, size)
+    centre, radius = draw[:2] * 1.6 - 0.8, draw[2:4] * 0.4 + 0.15
+    ellipse = ((axis - centre[0]) / radius[0]) ** 2 + ((axis[:, None] - centre[1]) / radius[1]) ** 2 < 1
+    foreign = lab.roll(1, 0)[:, :3]
+    has = draw[4] < 0.5
+    frame = torch.where(ellipse & has, foreign, lab[:, :3])
+    across, down = torch.randint(-size // 8, size // 8 + 1, (2,), generator=generator).tolist()
+    moved, place = foreign.roll((down, across), (2, 3)), ellipse.roll((down, across), (2, 3))
+    reference = torch.where(place & has & (draw[5] < 0.5), moved, lab[:, 3:])
+    pair = torch.stack([frame, reference], 1)
+
+    angle = (draw[6] * 2 - 1) * torch.pi
+    scale = draw[7] + 0.4
+    turned = draw[8] < 1 / 3
+    cos = torch.where(turned, angle.cos() * scale, 1.0)[:, None]
+    sin = torch.where(turned, angle.sin() * scale, 0.0)[:, None]
+    lightness, a, b = pair.split(1, 2)
+    pair = torch.cat([lightness, (cos * a - sin * b).clamp(-100, 100), (sin * a + cos * b).clamp(-100, 100)], 2)
+    pair[:, 1] = torch.where(draw[9] < 1 / 8, pair[:, 1].roll(2, 0), pair[:, 1])
+    return pair.flatten(1, 2)
+
+
 class Batches:
     """Endless shuffled batches of random crops, made by a thread while the network works.
 
@@ -129,10 +195,21 @@ class Batches:
         size: Width and height of a crop in pixels.
         seed: The same seed gives the same batches.
         skip: Batches already seen, when training resumes: the order goes on from there.
+        pairs: Yield a frame and a reference, [B, 6, S, S].
     """
 
-    def __init__(self, photos: Sequence[tuple[str, Photo]], batch: int, size: int, seed: int, skip: int = 0) -> None:
+    def __init__(
+        self,
+        photos: Sequence[tuple[str, Photo]],
+        batch: int,
+        size: int,
+        seed: int,
+        skip: int = 0,
+        *,
+        pairs: bool = False,
+    ) -> None:
         self._photos, self._batch, self._size, self._seed, self._skip = photos, batch, size, seed, skip
+        self._pairs = pairs
         self._ready: queue.Queue[Tensor | Exception] = queue.Queue(maxsize=3)
         threading.Thread(target=self._fill, daemon=True).start()
 
@@ -144,13 +221,17 @@ class Batches:
                 while len(order) < self._batch:
                     order = np.concatenate([order, rng.permutation(len(self._photos))])
                 chosen, order = order[: self._batch], order[self._batch :]
-                crops = np.stack([random_crop(self._photos[i][1], self._size, rng) for i in chosen])
-                self._ready.put(to_lab(crops))
+                cut = random_pair if self._pairs else random_crop
+                crops = np.stack([cut(self._photos[i][1], self._size, rng) for i in chosen])
+                lab = torch.cat([to_lab(crops[..., k : k + 3]) for k in range(0, crops.shape[-1], 3)], 1)
+                if self._pairs:
+                    lab = mix_pairs(lab, torch.Generator().manual_seed(int(rng.integers(2**62))))
+                self._ready.put(lab)
         except Exception as error:  # noqa: BLE001 # handed to the consumer: a dead thread would hang the training
             self._ready.put(error)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield Lab [B, 3, S, S] float32 for ever."""
+        """Yield Lab [B, 3, S, S] float32 for ever, or [B, 6, S, S]."""
         while True:
             item = self._ready.get()
             if isinstance(item, Exception):

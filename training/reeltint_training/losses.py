@@ -7,12 +7,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from reeltint_training.bins import SoftEncoder
+from reeltint_training.networks.exemplar import ExemplarNet
 from reeltint_training.networks.huenet import HueNet
 from reeltint_training.networks.resnet18 import ResNet18Half
 
 
 class Loss(Protocol):
-    """Lightness [B, 1, S, S] in 0..1 and true ab [B, 2, S, S] in Lab units to a scalar."""
+    """Lightness [B, 1, S, S] in 0..1 and true ab [B, 2, S, S] in Lab units to a scalar.
+
+    For networks that take a reference, `ab` is followed by the reference's L*, a*, b*: [B, 5, S, S].
+    """
 
     def __call__(self, lightness: Tensor, ab: Tensor) -> Tensor: ...
 
@@ -44,3 +48,32 @@ class RebalancedCrossEntropy:
         log_probability = functional.log_softmax(scores, -1)
         loss = -(log_probability.gather(-1, index.movedim(1, -1)) * share.movedim(1, -1)).sum(-1)
         return torch.mean(loss * weight)
+
+
+class ExemplarLoss:
+    """Huber loss of ab, at twice the network's output size, of the result and, half as heavy, of what was carried.
+
+    Args:
+        network: Only its own weights learn; HueNet's inside stay.
+    """
+
+    _KNEE = 4.0  # Lab units: squared error below, absolute above
+
+    def __init__(self, network: ExemplarNet) -> None:
+        self._network = network
+
+    def __call__(self, lightness: Tensor, ab: Tensor) -> Tensor:
+        network, truth, reference = self._network, ab[:, :2], ab[:, 2:]
+        keys, colours = network.remember(reference[:, :1] / 100, reference[:, 1:])
+        queries, fine = network.encode(lightness)
+        with torch.no_grad():
+            automatic = network.base.decode(network.base.classify(fine))
+        carried, spread, cosine = network.carry(queries, keys, colours)
+        result, _ = network.blend(lightness, fine, automatic, carried.float(), spread, cosine)
+        target = functional.avg_pool2d(truth, network.output_stride // 2)
+        loss = 0.5 * self._distance(carried.float(), target) + self._distance(result, target)
+        return loss / 10
+
+    def _distance(self, ab: Tensor, target: Tensor) -> Tensor:
+        enlarged = functional.interpolate(ab, target.shape[-2:], mode="bilinear")
+        return functional.smooth_l1_loss(enlarged, target, beta=self._KNEE)

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,10 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reeltint_training.bins import class_weights, smooth_prior
-from reeltint_training.checkpoints import CheckpointError, load_state, read_checkpoint, save_checkpoint
+from reeltint_training.checkpoints import (
+    CheckpointError,
+    load_network,
+    load_state,
+    read_checkpoint,
+    save_checkpoint,
+    without_base,
+)
 from reeltint_training.data import Batches, Photo, film_look, load_photos, to_lab
-from reeltint_training.losses import Loss, MeanSquaredError, RebalancedCrossEntropy
+from reeltint_training.losses import ExemplarLoss, Loss, MeanSquaredError, RebalancedCrossEntropy
 from reeltint_training.networks import NETWORKS
+from reeltint_training.networks.exemplar import ExemplarNet
 from reeltint_training.networks.huenet import HueNet
 from reeltint_training.networks.resnet18 import ResNet18Half
 
@@ -86,6 +95,8 @@ def _make_loss(network: nn.Module, photos: list[tuple[str, Photo]], fresh: bool)
         if fresh:
             network.log_weight.copy_(class_weights(_bin_prior(photos, network.bins)).log())
         return RebalancedCrossEntropy(network)
+    if isinstance(network, ExemplarNet):
+        return ExemplarLoss(network)
     assert isinstance(network, ResNet18Half)
     return MeanSquaredError(network)
 
@@ -162,14 +173,25 @@ def train(
     target, log_path, resume = (folder / f for f in (f"{options.network}.safetensors", "log.jsonl", "resume.pt"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(options.seed)
-    network = NETWORKS[options.network].build()
-    if imagenet is not None:
-        network.load_imagenet(imagenet)
-    if start is not None:
-        load_state(network, read_checkpoint(start)[0], start)
+    base: Path | None = None
+    decoding: dict[str, Any] = {}
+    network: nn.Module
+    if options.network == "exemplar":
+        network, base, decoding = _grown(start, folder)
+    else:
+        network = fresh = NETWORKS[options.network].build()
+        assert not isinstance(fresh, ExemplarNet)
+        if imagenet is not None:
+            fresh.load_imagenet(imagenet)
+        if start is not None:
+            load_state(network, read_checkpoint(start)[0], start)
     photos = load_photos(sources)
     unseen = load_photos(validation)
-    held_out = _centre_crops(unseen[:: -(-len(unseen) // 256)], options.crop)
+    unseen = unseen[:: -(-len(unseen) // 256)]
+    if pairs := isinstance(network, ExemplarNet):
+        held_out = next(iter(Batches(unseen, len(unseen), options.crop, seed=0, pairs=True)))
+    else:
+        held_out = _centre_crops(unseen, options.crop)
     log.info("%d photographs, %d for validation", len(photos), len(held_out))
     kept = _read_resume(resume, options)
     if kept:
@@ -184,7 +206,7 @@ def train(
         average.state = {name: value.to(device) for name, value in kept["average"].items()}
         step, elapsed = kept["step"], kept["elapsed"]
         log.info("resumed at step %d", step)
-    batches = iter(Batches(photos, options.batch, options.crop, options.seed, skip=step))
+    batches = iter(Batches(photos, options.batch, options.crop, options.seed, skip=step, pairs=pairs))
     grain = torch.Generator().manual_seed(options.seed + step)
     autocast = torch.autocast(device, torch.bfloat16)
     begun, saved, reported, smooth = time.monotonic() - elapsed, time.monotonic(), time.monotonic(), None
@@ -206,7 +228,11 @@ def train(
             "pretrained": imagenet is not None,
             "validation_loss": figures,
         }
-        save_checkpoint(target, average.state, header)
+        state = average.state
+        if base:
+            state, header["base"] = without_base(state, base)
+            header["options"] = decoding
+        save_checkpoint(target, state, header)
         _write_log(log_path, {"step": step, "validation_loss": figures})
         _plot(log_path)
         whole = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
@@ -220,8 +246,8 @@ def train(
             if done >= 1:
                 break
             rate = min(1.0, (step + 1) / options.warm_up) * (0.5 + 0.5 * math.cos(math.pi * done))
-            for group, base in zip(optimiser.param_groups, base_rates, strict=True):
-                group["lr"] = base * max(rate, 0.002)
+            for group, peak in zip(optimiser.param_groups, base_rates, strict=True):
+                group["lr"] = peak * max(rate, 0.002)
             lab = next(batches)
             lightness = film_look(lab[:, :1] / 100, grain).to(device, memory_format=torch.channels_last)
             with autocast if device == "cuda" or torch.backends.mkldnn.is_available() else nullcontext():
@@ -248,6 +274,24 @@ def train(
     return target
 
 
+def _grown(start: Path | None, folder: Path) -> tuple[ExemplarNet, Path, dict[str, Any]]:
+    """An exemplar made from `start`, a copy of its huenet beside the checkpoint to be, and that one's decoding."""
+    if start is None:
+        raise CheckpointError("--start: exemplar grows on a trained huenet; name its checkpoint")
+    state, header = read_checkpoint(start)
+    decoding: dict[str, Any] = header.get("options", {})
+    network, base = ExemplarNet(**decoding), start
+    if header.get("network") == "exemplar":
+        load_state(network, load_network(start)[0].state_dict(), start)
+        base = start.with_name(header["base"]["name"])
+    else:
+        load_state(network.base, state, start)
+    own = folder / base.name
+    if own.resolve() != base.resolve():
+        shutil.copyfile(base, own)
+    return network, own, decoding
+
+
 def _progress(options: TrainOptions, step: int, elapsed_s: float) -> float:
     share = step / options.steps
     return share if options.minutes is None else max(share, elapsed_s / 60 / options.minutes)
@@ -256,6 +300,8 @@ def _progress(options: TrainOptions, step: int, elapsed_s: float) -> float:
 def _optimiser(network: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         groups.setdefault((name.startswith("encoder."), parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(
         [

@@ -1,8 +1,12 @@
-"""One file a network; this registry is how training, evaluation and export find them."""
+"""One file a network; this registry is how training, evaluation and export find them.
+
+`exemplar` takes the state of a reference beside lightness; all others lightness alone.
+"""
 
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from reeltint_training.networks.exemplar import ExemplarNet
 from reeltint_training.networks.huenet import HueNet
 from reeltint_training.networks.resnet18 import ResNet18Half
 
@@ -16,12 +20,16 @@ class NetworkSpec:
         build: Makes it; takes the options stored in a checkpoint's header.
         size: S it is served at unless told otherwise, by measurement.
         max_ab_error: Largest difference of ab between torch and the exported graph, Lab units, both float32.
+        half_mean_ab_error: Mean difference of ab, Lab units, that computing in float16 may make.
+        half_ab_error_99_9: 99.9th percentile of that difference.
     """
 
     id: str
-    build: type[HueNet] | type[ResNet18Half]
+    build: type[HueNet] | type[ExemplarNet] | type[ResNet18Half]
     size: int
     max_ab_error: float
+    half_mean_ab_error: float = 0.3
+    half_ab_error_99_9: float = 2.0
 
     @property
     def stride(self) -> int:
@@ -39,6 +47,7 @@ NETWORKS = MappingProxyType(
         spec.id: spec
         for spec in (
             NetworkSpec(id="huenet", build=HueNet, size=160, max_ab_error=0.05),
+            NetworkSpec(id="exemplar", build=ExemplarNet, size=160, max_ab_error=0.05),
             NetworkSpec(id="resnet18", build=ResNet18Half, size=256, max_ab_error=0.05),
         )
     }

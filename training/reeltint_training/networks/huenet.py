@@ -40,6 +40,7 @@ class HueNet(nn.Module):
 
     stride = 32
     output_stride = 4
+    decoded = (160, 96)  # channels of the decoder at 1/8 and 1/4
 
     def __init__(self, temperature: float = 0.7, rebalance: float = 0.5, bin_step: int = 10) -> None:
         super().__init__()
@@ -52,15 +53,21 @@ class HueNet(nn.Module):
         _, quarter, eighth, sixteenth, deepest = self.encoder.channels
         self.bridge = BasicBlock(deepest, 256)
         self.fuse16 = _Fuse(256, sixteenth, 256)
-        self.fuse8 = _Fuse(256, eighth, 160)
-        self.fuse4 = _Fuse(160, quarter, 96)
-        self.classify = nn.Conv2d(96, len(self.bins), 1)
+        coarse, fine = self.decoded
+        self.fuse8 = _Fuse(256, eighth, coarse)
+        self.fuse4 = _Fuse(coarse, quarter, fine)
+        self.classify = nn.Conv2d(fine, len(self.bins), 1)
+
+    def features(self, lightness: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The encoder's five features, and the decoder's at 1/8 and 1/4 of S (`decoded` channels)."""
+        encoded = self.encoder(lightness)
+        _, quarter, eighth, sixteenth, deepest = encoded
+        coarse = self.fuse8(self.fuse16(self.bridge(deepest), sixteenth), eighth)
+        return encoded, coarse, self.fuse4(coarse, quarter)
 
     def logits(self, lightness: Tensor) -> Tensor:
         """Class scores [B, Q, S/4, S/4] of the rebalanced distribution over `bins`."""
-        _, quarter, eighth, sixteenth, deepest = self.encoder(lightness)
-        x = self.fuse16(self.bridge(deepest), sixteenth)
-        return self.classify(self.fuse4(self.fuse8(x, eighth), quarter))  # type: ignore[no-any-return]
+        return self.classify(self.features(lightness)[2])  # type: ignore[no-any-return]
 
     def decode(self, logits: Tensor) -> Tensor:
         """Annealed mean of the distribution, ab [B, 2, h, w] in Lab units, in float32 whatever the logits are."""

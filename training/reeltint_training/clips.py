@@ -1,0 +1,242 @@
+"""Reference colouring measured on colour clips: each is made grey and coloured by its first true frame.
+
+The true L* is kept and ab is resized as in `evaluate`. Closeness is judged at full size, steadiness at the network's
+output size and, for CDC, at a quarter of the pixels.
+"""
+
+import logging
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
+from torch import Tensor
+from torch.nn import functional
+
+from reeltint_training.color import lab_to_srgb
+from reeltint_training.data import DataError, Photo, to_lab
+from reeltint_training.figures import colourfulness
+from reeltint_training.guided import guided_ab
+from reeltint_training.networks.exemplar import ExemplarNet
+
+log = logging.getLogger(__name__)
+
+ROWS = ("grey", "automatic", "Reinhard", "copy only", "fed back", "exemplar")
+SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
+_SAME_LIGHT = 2.0  # L*: below it a pixel has not changed, and its colour should not
+_STILL = 4.0  # L*: the camera stays where the middle pixel has changed by less from the first to the last frame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFigures:
+    """One way of colouring one clip; the reference frame itself is not counted.
+
+    Attributes:
+        psnr: dB over R, G and B, mean over frames.
+        ssim: Wang et al. 2004, mean over channels and frames.
+        ab_distance: Mean Euclidean distance of (a*, b*), Lab units.
+        colourfulness: Hasler & Süsstrunk 2003, mean over frames.
+        cdc: Colour distribution consistency: mean, over R, G, B and all pairs of frames 1, 2 and 4 apart, of the
+            Jensen-Shannon divergence (natural logarithm) of their 256-bin histograms (Liu et al. 2021, Eq. 10, 11).
+        flicker: Mean distance of (a*, b*) from frame to frame where L* differs by less than 2, Lab units.
+        growth: PSNR of the first tenth of the frames less that of the last tenth, dB: above 0 error grows.
+    """
+
+    psnr: float
+    ssim: float
+    ab_distance: float
+    colourfulness: float
+    cdc: float
+    flicker: float
+    growth: float
+
+
+def clips_of(source: Path) -> Iterator[tuple[str, list[Photo]]]:
+    """Name and frames [H, W, 3] of each clip of a folder or a .tar file, by name.
+
+    Raises:
+        DataError: No clip there.
+    """
+    if source.is_file() and tarfile.is_tarfile(source):
+        with tempfile.TemporaryDirectory() as folder, tarfile.open(source) as tar:
+            tar.extractall(folder, filter="data")
+            yield from clips_of(Path(folder))
+        return
+    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise DataError(f"{source}: no clips ({', '.join(sorted(SUFFIXES))})")
+    for path in paths:
+        with av.open(str(path)) as container:
+            frames = [
+                frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False) for frame in container.decode(video=0)
+            ]
+        first = frames[0].astype(np.int16)
+        if (first.max(-1) - first.min(-1)).mean() < 2:
+            log.warning("%s has no colour; left out", path.name)
+        else:
+            yield path.stem, frames
+
+
+def colour_clip(network: ExemplarNet, lab: Tensor) -> dict[str, Tensor]:
+    """Colour a clip in every way that is compared.
+
+    Args:
+        network: In evaluation mode.
+        lab: [N, 3, S, S]: the true frames at the network's size; the first is the reference.
+
+    Returns:
+        ab [N, 2, S/4, S/4] for each of `ROWS`.
+    """
+    found: dict[str, list[Tensor]] = {row: [] for row in ROWS}
+    before: tuple[Tensor, Tensor] | None = None
+    with torch.inference_mode():
+        keys, ab = network.remember(lab[:1, :1] / 100, lab[:1, 1:])
+        coarse_keys = _coarse(network.base.encoder(lab[:1, :1] / 100))
+        coarse_ab = functional.avg_pool2d(lab[:1, 1:], 8).flatten(2)
+        mean, deviation = ab.mean(2), ab.std(2)
+        for frame in lab.split(1):
+            lightness = frame[:, :1] / 100
+            queries, fine = network.encode(lightness)
+            automatic = network.base.decode(network.base.classify(fine))
+            by_reference, _ = network.blend(lightness, fine, automatic, *network.carry(queries, keys, ab))
+            known = before or (keys, ab)
+            fed_back, _ = network.blend(lightness, fine, automatic, *network.carry(queries, *known))
+            before = queries.flatten(2), fed_back.flatten(2)
+            flat = automatic.flatten(2)
+            shifted = (flat - flat.mean(2, keepdim=True)) / flat.std(2, keepdim=True).clamp(min=1e-3)
+            weight = torch.softmax(60 * _coarse(network.base.encoder(lightness)).transpose(1, 2) @ coarse_keys, -1)
+            copied = (weight @ coarse_ab.transpose(1, 2)).transpose(1, 2)
+            size = automatic.shape[-2:]
+            found["grey"].append(torch.zeros_like(automatic))
+            found["automatic"].append(automatic)
+            found["Reinhard"].append((shifted * deviation[..., None] + mean[..., None]).unflatten(2, size))
+            copied = copied.unflatten(2, (size[0] // 2, size[1] // 2))
+            found["copy only"].append(functional.interpolate(copied, size, mode="bilinear"))
+            found["fed back"].append(fed_back)
+            found["exemplar"].append(by_reference)
+    return {row: torch.cat(parts) for row, parts in found.items()}
+
+
+def _coarse(encoded: list[Tensor]) -> Tensor:
+    """The encoder's features at 1/8 and 1/16 as keys at 1/8, [1, C, K]: correspondence without training for it."""
+    _, _, eighth, sixteenth, _ = encoded
+    sixteenth = functional.interpolate(sixteenth, eighth.shape[-2:], mode="bilinear")
+    both = torch.cat([functional.normalize(eighth, dim=1), functional.normalize(sixteenth, dim=1)], 1)
+    return functional.normalize(both, dim=1).flatten(2)
+
+
+def measure_clip(network: ExemplarNet, frames: Sequence[Photo], size: int, every: int = 5) -> dict[str, ClipFigures]:
+    """Figures of each of `ROWS`, and of the truth, on one clip.
+
+    Args:
+        network: In evaluation mode.
+        frames: [H, W, 3] sRGB, at least 2; the first is the reference.
+        size: S the network runs at.
+        every: PSNR, SSIM and colourfulness on every so many frames; the rest on all of them.
+    """
+    small = torch.cat(
+        [functional.interpolate(to_lab(f[None]), (size, size), mode="bilinear", antialias=True) for f in frames]
+    )
+    found = colour_clip(network, small)
+    stride = network.output_stride
+    found["truth"] = functional.avg_pool2d(small[:, 1:], stride)
+    lightness = functional.avg_pool2d(small[:, :1], stride)
+    half = [functional.avg_pool2d(to_lab(frame[None])[:, :1], 2) for frame in frames]
+    judged = sorted({*range(1, len(frames), every), len(frames) - 1})
+    labs = {k: to_lab(frames[k][None]) for k in judged}
+    figures = {}
+    for row, ab in found.items():
+
+        def score(k: int, row: str = row, ab: Tensor = ab) -> tuple[float, float, float, float]:
+            full = guided_ab(labs[k][:, :1], ab[k : k + 1], frames[k].shape[:2])
+            picture = frames[k] if row == "truth" else _picture(labs[k][:, :1], full)
+            error = np.mean((picture.astype(np.float32) - frames[k]) ** 2)
+            distance = (full - labs[k][:, 1:]).norm(dim=1).mean()
+            similar = structural_similarity(frames[k], picture, channel_axis=2)
+            psnr = 10 * np.log10(255**2 / max(error, 1e-4))
+            return float(psnr), float(similar), float(distance), colourfulness(picture)
+
+        def histogram(k: int, row: str = row, ab: Tensor = ab) -> NDArray[np.float64]:
+            if row == "truth":
+                return _histograms(frames[k][::2, ::2])
+            return _histograms(_picture(half[k], guided_ab(half[k], ab[k : k + 1], half[k].shape[2:])))
+
+        with ThreadPoolExecutor(2) as pool:
+            scores = np.array(list(pool.map(score, judged)))
+            histograms = np.stack(list(pool.map(histogram, range(len(frames)))))
+        tenth = max(1, len(judged) // 10)
+        figures[row] = ClipFigures(
+            psnr=float(scores[:, 0].mean()),
+            ssim=float(scores[:, 1].mean()),
+            ab_distance=float(scores[:, 2].mean()),
+            colourfulness=float(scores[:, 3].mean()),
+            cdc=cdc(histograms),
+            flicker=flicker(lightness, ab),
+            growth=float(scores[:tenth, 0].mean() - scores[-tenth:, 0].mean()),
+        )
+    return figures
+
+
+def summary(clips: Sequence[dict[str, ClipFigures]]) -> str:
+    """Means over clips as a Markdown table."""
+    lines = ["| | PSNR dB | SSIM | ab distance | colourfulness | CDC | flicker |", "|---|---|---|---|---|---|---|"]
+    for row in clips[0]:
+        psnr, ssim, distance, colour, change, flickers = (
+            float(np.mean([getattr(clip[row], name) for clip in clips]))
+            for name in ("psnr", "ssim", "ab_distance", "colourfulness", "cdc", "flicker")
+        )
+        lines.append(
+            f"| {row} | {psnr:.2f} | {ssim:.4f} | {distance:.2f} | {colour:.1f} | {change:.5f} | {flickers:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def camera_stays(frames: Sequence[Photo]) -> bool:
+    """Whether most of the picture is the same in the first and the last frame."""
+    first, last = (to_lab(frames[k][None, ::4, ::4])[0, 0] for k in (0, -1))
+    return bool((first - last).abs().median() < _STILL)
+
+
+def flicker(lightness: Tensor, ab: Tensor) -> float:
+    """Mean distance of ab [N, 2, s, s] from frame to frame where `lightness` [N, 1, s, s], L*, hardly changes."""
+    total, count = 0.0, 0
+    for (light, colour), (next_light, next_colour) in pairwise(zip(lightness, ab, strict=True)):
+        same = (light - next_light).abs()[0] < _SAME_LIGHT
+        total += float((colour - next_colour).norm(dim=0)[same].sum())
+        count += int(same.sum())
+    return total / max(count, 1)
+
+
+def cdc(histograms: NDArray[np.float64]) -> float:
+    """Colour distribution consistency of `histograms` [N, 3, 256], each summing to 1; see `ClipFigures`."""
+    distances = [d for d in (1, 2, 4) if d < len(histograms)]
+    return float(np.mean([_jensen_shannon(histograms[:-d], histograms[d:]).mean() for d in distances]))
+
+
+def _jensen_shannon(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    middle = (p + q) / 2
+
+    def to_middle(each: NDArray[np.float64]) -> NDArray[np.float64]:
+        ratio = np.divide(each, middle, out=np.ones_like(each), where=each > 0)
+        return np.asarray((each * np.log(ratio)).sum(-1))
+
+    return (to_middle(p) + to_middle(q)) / 2
+
+
+def _histograms(picture: Photo) -> NDArray[np.float64]:
+    planes = picture.reshape(-1, 3).T
+    return np.stack([np.bincount(plane, minlength=256) / plane.size for plane in planes])
+
+
+def _picture(lightness: Tensor, ab: Tensor) -> Photo:
+    rgb = lab_to_srgb(torch.cat([lightness, ab], 1))[0]
+    picture: Photo = (rgb.movedim(0, -1) * 255).round().to(torch.uint8).numpy()
+    return picture
