@@ -1,0 +1,295 @@
+"""The colour of a film scene by scene, at the network's resolution.
+
+Frames are coloured by their scene's reference, saturated and smoothed; where two scenes dissolve into each other both
+colour the frame and the results are cross-faded. What the network is sent is a reduced frame; `Colorizer.merge` gives
+the colour to the whole one.
+"""
+
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+from reeltint._codec import ColorBatch, Frames, Reference
+from reeltint._colorizer import Colorizer
+from reeltint._errors import FilmError
+from reeltint._film import FilmFrame
+from reeltint._smoothing import Smoother
+
+if TYPE_CHECKING:
+    from reeltint._project import PlannedScene
+
+Plane = NDArray[np.float32]
+_USUAL_SIDE = 256
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Coloured:
+    """A frame and its colour.
+
+    Attributes:
+        frame: As it was read.
+        grey: [H, W], what `Colorizer.merge` takes; None, as `ab`, for a frame that is not to be coloured.
+        ab: [2, s, s], once all of its scenes have coloured it.
+    """
+
+    frame: FilmFrame
+    grey: Frames | None = None
+    ab: Plane | None = None
+    missing: int = 0  # scenes that have still to colour it
+
+    def add(self, ab: Plane, weight: float) -> None:
+        """Take the colour that one of its scenes gives it; the weights of all add up to 1."""
+        part = ab if weight == 1 else np.float32(weight) * ab
+        self.ab = part if self.ab is None else self.ab + part
+        self.missing -= 1
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """Frames of one scene that are coloured one after another: all of it, or the part that is wanted."""
+
+    number: int  # of the scene, from 1
+    start: int
+    end: int
+    smoother: Smoother
+    reference: Reference | None = None
+    batch: list[tuple[int, Coloured, Frames]] = field(default_factory=list)  # with the reduced frame
+    smoothed: deque[tuple[int, Coloured]] = field(default_factory=deque)  # in the smoother
+
+
+class SceneColours:
+    """Colours a film by the plan of its scenes, once.
+
+    At most `in_flight` batches of the colorizer are under way; besides these only frames that the smoother looks ahead
+    to are kept, so memory does not grow with the film.
+
+    Args:
+        colorizer: The server.
+        scenes: All scenes of the film in order, as a project has them.
+        load: Makes the reference of a scene by its number, from 1. It is called once a scene, in a thread, ahead of
+            time.
+        batch: Frames a request.
+        only: Numbers of the scenes to colour; empty: all. Frames in none of them pass without colour.
+        first: Index in the film of the first frame that comes.
+    """
+
+    def __init__(
+        self,
+        colorizer: Colorizer,
+        scenes: "Sequence[PlannedScene]",
+        load: Callable[[int], Reference],
+        *,
+        batch: int,
+        only: Iterable[int] = (),
+        first: int = 0,
+    ) -> None:
+        self._colorizer, self._scenes, self._load, self._batch, self._first = colorizer, scenes, load, batch, first
+        self._side = 2 * (colorizer._network_side() or _USUAL_SIDE)
+        self._to_come = deque(run for run in _runs(scenes, set(only)) if run.end > first)
+        self._open: list[_Run] = []  # not all of their frames have been handed on
+        self._sent: deque[tuple[_Run, list[tuple[int, Coloured, Frames]]]] = deque()
+        self._order: deque[Coloured] = deque()
+        self._references: dict[int, Future[Reference]] = {}
+        self._thumbnail = Thumbnails()
+        self._confidence: dict[int, list[float]] = {}  # sum and count
+        self.next = first
+        """Index of the frame after the last that came."""
+
+    @property
+    def confidences(self) -> dict[int, float]:
+        """Mean confidence of each scene that was coloured, by its number."""
+        return {number: total / count for number, (total, count) in sorted(self._confidence.items())}
+
+    def iterate(self, frames: Iterable[FilmFrame], film: Path) -> Iterator[Coloured]:
+        """Colour frames, in order.
+
+        Args:
+            frames: As the film gives them.
+            film: Its path, for messages.
+
+        Raises:
+            ReeltintError: As `Colorizer.colorize`, or as `load`.
+            FilmError: The film has more frames than its scenes. This, and a FilmError that `frames` raises, comes
+                after all frames before it.
+        """
+        failure: FilmError | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="reference") as loader:
+            try:
+                for answer in self._colorizer._in_order(self._calls(frames, film, loader)):
+                    self._take(answer)
+                    yield from self._done()
+            except FilmError as error:
+                failure = error
+            finally:
+                for reference in self._references.values():
+                    reference.cancel()
+        for run in self._open:
+            self._hand_on(run, run.smoother.finish())
+        yield from self._done()
+        if failure is not None:
+            raise failure
+
+    def _calls(
+        self, frames: Iterable[FilmFrame], film: Path, loader: ThreadPoolExecutor
+    ) -> Iterator[Coroutine[Any, Any, ColorBatch]]:
+        """Requests in the order of the frames, each with frames of one scene."""
+        failure: FilmError | None = None
+        here: list[_Run] = []
+        try:
+            for index, frame in enumerate(frames, self._first):
+                last = self._scenes[-1].scene.end
+                if index >= last:
+                    raise FilmError(film, f"it has more frames than the {last} of its scenes", frame.time_s)
+                for run in here:
+                    if run.end == index and run.batch:
+                        yield self._send(run)
+                here = [run for run in here if run.end > index] + self._begin(index, loader)
+                coloured = Coloured(frame=frame, missing=len(here))
+                self._order.append(coloured)
+                self.next = index + 1
+                if here:
+                    coloured.grey = frame.grey()
+                    small = reduced(coloured.grey, self._side)
+                    for run in here:
+                        run.batch.append((index, coloured, small))
+                for run in here:
+                    if len(run.batch) == self._batch:
+                        yield self._send(run)
+        except FilmError as error:
+            failure = error
+        for run in here:
+            if run.batch:
+                yield self._send(run)
+        if failure is not None:
+            raise failure
+
+    def _begin(self, index: int, loader: ThreadPoolExecutor) -> list[_Run]:
+        """Open the runs that begin with this frame, and have the reference of the next one made."""
+        begun = []
+        while self._to_come and self._to_come[0].start <= index:
+            run = self._to_come.popleft()
+            self._ask(run, loader)
+            if self._to_come:
+                self._ask(self._to_come[0], loader)
+            run.reference = self._references.pop(run.number).result()
+            begun.append(run)
+        self._open += begun
+        return begun
+
+    def _ask(self, run: _Run, loader: ThreadPoolExecutor) -> None:
+        if run.number not in self._references:
+            self._references[run.number] = loader.submit(self._load, run.number)
+
+    def _send(self, run: _Run) -> Coroutine[Any, Any, ColorBatch]:
+        self._sent.append((run, run.batch))
+        small = np.stack([small for _, _, small in run.batch])
+        run.batch = []
+        return self._colorizer._colorizer.colorize(small, output="ab", reference=run.reference)
+
+    def _take(self, answer: ColorBatch) -> None:
+        """Put a batch's ab through its scene's saturation and smoothing."""
+        run, batch = self._sent.popleft()
+        planned = self._scenes[run.number - 1]
+        assert answer.ab is not None
+        if answer.confidence is not None:
+            total = self._confidence.setdefault(run.number, [0.0, 0])
+            total[0] += float(answer.confidence.mean(dtype=np.float64)) * len(batch)
+            total[1] += len(batch)
+        ab = answer.ab if planned.saturation == 1 else answer.ab * np.float32(planned.saturation)
+        for (index, coloured, small), plane in zip(batch, ab, strict=True):
+            run.smoothed.append((index, coloured))
+            lightness = self._thumbnail(small, plane.shape[1:]) if run.smoother.strength else plane[0]
+            self._hand_on(run, run.smoother.push(plane, lightness))
+            if index == run.end - 1:
+                self._hand_on(run, run.smoother.finish())
+                self._open.remove(run)
+
+    def _hand_on(self, run: _Run, planes: Iterable[Plane]) -> None:
+        for plane in planes:
+            index, coloured = run.smoothed.popleft()
+            coloured.add(plane, _weight(self._scenes, run.number, index))
+
+    def _done(self) -> Iterator[Coloured]:
+        while self._order and not self._order[0].missing:
+            yield self._order.popleft()
+
+
+def _runs(scenes: "Sequence[PlannedScene]", only: set[int]) -> list[_Run]:
+    """What is to be coloured, in order: the frames of `only`, in every scene that they are in; empty: all frames."""
+    wanted = [each.scene for number, each in enumerate(scenes, 1) if not only or number in only]
+    runs = []
+    for number, planned in enumerate(scenes, 1):
+        parts: list[tuple[int, int]] = []
+        for other in wanted:
+            start, end = max(planned.scene.start, other.start), min(planned.scene.end, other.end)
+            if parts and start <= parts[-1][1] and start < end:
+                parts[-1] = (parts[-1][0], max(parts[-1][1], end))
+            elif start < end:
+                parts.append((start, end))
+        runs += [_Run(number, start, end, Smoother(planned.smoothing)) for start, end in parts]
+    return sorted(runs, key=lambda run: (run.start, run.number))
+
+
+def _weight(scenes: "Sequence[PlannedScene]", number: int, index: int) -> float:
+    """How much of a frame's colour is this scene's: of n frames of a dissolve the new scene has 1/(n+1) … n/(n+1)."""
+    scene = scenes[number - 1].scene
+    if number > 1 and index < (end := scenes[number - 2].scene.end):
+        return (index - scene.start + 1) / (end - scene.start + 1)
+    if number < len(scenes) and index >= (start := scenes[number].scene.start):
+        return 1 - (index - start + 1) / (scene.end - start + 1)
+    return 1.0
+
+
+def reduced(grey: Frames, side: int) -> Frames:
+    """Shrink a frame [H, W] by whole numbers, averaging, so that its short side stays `side` or more.
+
+    The network looks at a square of half that side; it does not see the difference, the connection does.
+    """
+    factor = max(1, min(grey.shape) // side)
+    if factor == 1:
+        return grey
+    height, width = (length // factor * factor for length in grey.shape)
+    kind: Any = np.uint32 if factor > 15 else np.uint16
+    rows: NDArray[Any] = np.zeros((height // factor, width), kind)
+    for k in range(factor):
+        rows += grey[k:height:factor, :width]
+    total: NDArray[Any] = np.full((height // factor, width // factor), factor * factor // 2, kind)
+    for k in range(factor):
+        total += rows[:, k::factor]
+    means: Frames = (total // kind(factor * factor)).astype(np.uint8)
+    return means
+
+
+class Thumbnails:
+    """Makes frames as small as the network's ab, for the smoother; keeps swscale's context: one serves one thread."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, grey: Frames, size: tuple[int, ...]) -> Plane:
+        """L* of a frame [h, w], averaged down to `size`: [*size], 0..100, to about a fifth of a unit."""
+        height, width = size
+        picture = VideoFrame.from_ndarray(np.ascontiguousarray(grey), "gray")
+        small = self._reformatter.reformat(picture, width, height, "gray", interpolation=Interpolation.AREA)
+        lightness: Plane = _lightness()[small.to_ndarray()]
+        return lightness
+
+
+@cache
+def _lightness() -> Plane:
+    """L* of grey sRGB codes, (256,)."""
+    codes = np.arange(256) / 255
+    luminance = np.where(codes > 0.04045, ((codes + 0.055) / 1.055) ** 2.4, codes / 12.92)
+    table: Plane = np.where(luminance > 216 / 24389, 116 * np.cbrt(luminance) - 16, luminance * (24389 / 27))
+    table = table.astype(np.float32)
+    table.flags.writeable = False
+    return table

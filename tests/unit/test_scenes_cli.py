@@ -1,0 +1,133 @@
+"""`reeltint scenes`, without a server."""
+
+import csv
+import io
+import json
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reeltint._cli import main
+from reeltint._cli.scenes import timecode
+from reeltint._film import read_still
+from reeltint._project import read_project
+from scene_films import Shot, joins, pan, photographs, render, write_film
+
+NAMES = ("astronaut", "coffee", "chelsea")
+SHOTS = (
+    Shot(clip="astronaut", first=0, count=40),
+    Shot(clip="coffee", first=0, count=70),
+    Shot(clip="chelsea", first=0, count=70, kind="dissolve", length=20),
+)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shots, a cut and a dissolve: 160 frames."""
+    path = tmp_path_factory.mktemp("film") / "reel.mp4"
+    moves = [(k / 100, 0.4, 1.3) for k in range(80)]
+    shots = {name: np.stack(list(pan(photographs()[name], 180, 320, moves))) for name in NAMES}
+    write_film(path, render(shots, SHOTS), rate=Fraction(24000, 1001))
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["reeltint", "scenes", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+def test_json(film: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, film, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["frames"], told["frame_rate"]) == (160, "24000/1001")
+    first, second, third = told["scenes"]
+    assert first == {
+        "scene": 1, "start": 0, "end": 40, "start_time": "00:00:00:00", "end_time": "00:00:01:16",
+        "transition": "start", "transition_frames": 0,
+    }  # fmt: skip
+    assert (second["start"], second["transition"]) == (40, "cut")
+    assert (third["scene"], third["transition"], third["end"]) == (3, "dissolve", 160)
+    assert third["transition_frames"] == second["end"] - third["start"]
+    (_, truth) = joins(SHOTS)
+    assert abs(third["start"] - truth.start) <= 8
+    assert abs(second["end"] - truth.end) <= 8
+
+
+def test_csv_and_text_say_the_same(
+    film: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, film, "--csv") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["transition"] for row in rows] == ["start", "cut", "dissolve"]
+    assert run(monkeypatch, film) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, row in zip(lines[1:], rows, strict=True):
+        assert line.split()[:3] == [row["scene"], row["start_time"], row["end_time"]]
+        assert f" {row['start']}..{int(row['end']) - 1} " in line
+        assert row["transition"] in line
+
+
+def test_sheet_shows_one_frame_a_scene(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, film, "--sheet", tmp_path / "sheet.png") == 0
+    sheet = read_still(tmp_path / "sheet.png")
+    assert sheet.shape == (2 * 135 + 3 * 6, 2 * 240 + 3 * 6)
+    middle = next(pan(photographs()["astronaut"], 180, 320, [(0.2, 0.4, 1.3)]))
+    cell = sheet[6 + 30 : 6 + 135, 6 + 30 : 6 + 240].astype(float)
+    expected = middle[::4, ::4][10:33, 10:]
+    assert np.corrcoef(cell[::3, ::3][:23, :70].ravel(), expected[:23, :70].ravel())[0, 1] > 0.8
+    assert (sheet[147:, 252:] == 32).all()  # three scenes leave the fourth place empty
+
+
+def test_out_needs_no_server(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, film, "--out", tmp_path / "reel.scenes.json", "--json") == 0
+    told = json.loads(capsys.readouterr().out)["scenes"]
+    project = read_project(tmp_path / "reel.scenes.json")
+    assert [(p.scene.start, p.scene.end, p.scene.transition) for p in project.scenes] == [
+        (row["start"], row["end"], row["transition"]) for row in told
+    ]
+    assert {planned.reference.origin for planned in project.scenes} == {"automatic"}
+    for planned in project.scenes:
+        assert planned.reference.frame is not None
+        assert planned.scene.start <= planned.reference.frame < planned.scene.end
+
+
+def test_shortest_scene(film: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, film, "--json", "--min-scene", 60) == 0
+    assert len(json.loads(capsys.readouterr().out)["scenes"]) == 2
+
+
+def test_wrong_use(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, tmp_path / "absent.mp4") == 2
+    assert "absent.mp4: no such file" in capsys.readouterr().err
+    assert run(monkeypatch, film, "--json", "--csv") == 2
+    assert "--json and --csv" in capsys.readouterr().err
+    assert run(monkeypatch, film, "--min-scene", 0) == 2
+    assert run(monkeypatch, film, "--server", "127.0.0.1:9") == 2
+    assert run(monkeypatch, film, "--sheet", tmp_path / "sheet.xyz") == 1
+    assert "sheet.xyz" in capsys.readouterr().err
+    (tmp_path / "text.mp4").write_text("no film")
+    assert run(monkeypatch, tmp_path / "text.mp4") == 1
+    assert "text.mp4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("frame", "rate", "expected"),
+    [
+        (0, Fraction(25), "00:00:00:00"),
+        (24 * 3600 * 2 + 24 * 61 + 3, Fraction(24), "02:01:01:03"),
+        (30 * 10 + 29, Fraction(30000, 1001), "00:00:10:29"),
+        (3, Fraction(1, 2), "00:00:03:00"),
+    ],
+)
+def test_timecodes(frame: int, rate: Fraction, expected: str) -> None:
+    assert timecode(frame, rate) == expected
