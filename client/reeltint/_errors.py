@@ -8,6 +8,7 @@ ReeltintError
 ├── TransportError                  no usable answer
 │   ├── ServerUnreachable (ConnectionError)
 │   └── DeadlineExceeded (TimeoutError)
+├── LibraryError                    the library of photographs is damaged, or of another embedder
 └── FilmError                       unreadable or unwritable video, with path and time stamp
 """
 
@@ -44,6 +45,10 @@ class ServerUnreachable(TransportError, ConnectionError):
 
 class DeadlineExceeded(TransportError, TimeoutError):
     """The answer did not come in time."""
+
+
+class LibraryError(ReeltintError):
+    """A library of photographs cannot be read or written, or was made with another embedder."""
 
 
 class FilmError(ReeltintError):

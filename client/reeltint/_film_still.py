@@ -2,7 +2,8 @@
 
 import re
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,19 +36,41 @@ def read_still(path: Path | str) -> NDArray[np.uint8]:
     Raises:
         FilmError: no such file, or not a picture.
     """
-    path = Path(path)
+    with _decoded(Path(path)) as (picture, orientation):
+        luma, bits, full_range = LumaExtractor()(picture, rgb_to_full_range=True)
+        if bits != 8 or not full_range:
+            luma = code_table(bits, full_range, 8, True)[luma]
+        return np.ascontiguousarray(_upright(luma, orientation), np.uint8)
+
+
+def read_still_rgb(path: Path | str) -> NDArray[np.uint8]:
+    """Read a picture in colour.
+
+    Untagged JPEG and WebP are BT.601, as those formats define it; transparency is ignored, an EXIF orientation applied.
+
+    Returns:
+        (H, W, 3), sRGB 0..255; a grey picture has three equal planes.
+
+    Raises:
+        FilmError: no such file, or not a picture.
+    """
+    with _decoded(Path(path)) as (picture, orientation):
+        how = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+        rgb = np.asarray(picture.reformat(format="rgb24", interpolation=how).to_ndarray(), np.uint8)
+        return np.ascontiguousarray(_upright(rgb, orientation), np.uint8)
+
+
+@contextmanager
+def _decoded(path: Path) -> Iterator[tuple[VideoFrame, int]]:
+    """The picture of a file and its orientation."""
     try:
         with av.open(f"file:{path}", metadata_errors="replace") as container:
             if container.format.name == "tty" or not container.streams.video:
                 raise FilmError(path, "not a picture")
             picture = next(container.decode(video=0))
-            luma, bits, full_range = LumaExtractor()(picture, rgb_to_full_range=True)
-        orientation = _orientation(path.read_bytes())
+            yield picture, _orientation(path.read_bytes())
     except (FFmpegError, StopIteration, ValueError, OSError) as error:
         raise FilmError(path, f"not a picture that can be read ({reason(error) or 'empty'})") from error
-    if bits != 8 or not full_range:
-        luma = code_table(bits, full_range, 8, True)[luma]
-    return np.ascontiguousarray(_upright(luma, orientation), np.uint8)
 
 
 def write_still(path: Path | str, rgb: NDArray[np.uint8]) -> None:
@@ -105,7 +128,7 @@ def _orientation(data: bytes) -> int:
     return 1
 
 
-def _upright(luma: Luma, orientation: int) -> Luma:
+def _upright(picture: Luma, orientation: int) -> Luma:
     if orientation >= 5:
-        luma = luma.T
-    return luma[:: -1 if orientation in {3, 4, 7, 8} else 1, :: -1 if orientation in {2, 3, 6, 7} else 1]
+        picture = picture.swapaxes(0, 1)
+    return picture[:: -1 if orientation in {3, 4, 7, 8} else 1, :: -1 if orientation in {2, 3, 6, 7} else 1]
