@@ -8,7 +8,7 @@ import sys
 
 from common import RESULTS
 
-NAMES = ("served", "papers_way", "film")
+NAMES = ("served", "papers_way", "film", "library", "references", "scenes", "exemplar", "smoothing")
 
 
 def main() -> None:

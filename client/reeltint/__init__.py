@@ -1,11 +1,12 @@
 """Colour for black-and-white film, served by NVIDIA Triton."""
 
-from reeltint._codec import ColorBatch
+from reeltint._codec import ColorBatch, Reference
 from reeltint._colorizer import AsyncColorizer, Colorizer
 from reeltint._errors import (
     DeadlineExceeded,
     FilmError,
     InvalidRequest,
+    LibraryError,
     ModelNotFound,
     ReeltintError,
     ServerBusy,
@@ -13,18 +14,24 @@ from reeltint._errors import (
     ServerUnreachable,
     TransportError,
 )
+from reeltint._metrics import ClientMetrics
+from reeltint._tls import Tls
 
 __all__ = [
     "AsyncColorizer",
+    "ClientMetrics",
     "ColorBatch",
     "Colorizer",
     "DeadlineExceeded",
     "FilmError",
     "InvalidRequest",
+    "LibraryError",
     "ModelNotFound",
     "ReeltintError",
+    "Reference",
     "ServerBusy",
     "ServerError",
     "ServerUnreachable",
+    "Tls",
     "TransportError",
 ]

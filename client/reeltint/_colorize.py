@@ -1,19 +1,54 @@
 """A film, a still or a folder of stills: read, coloured by a server, written."""
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from reeltint._codec import Frames
+from reeltint._codec import ColorBatch, Frames
 from reeltint._colorizer import Colorizer
 from reeltint._errors import FilmError, InvalidRequest
 from reeltint._film import FilmFrame, FilmReader, FilmWriter, read_still, write_still
+from reeltint._film_chroma import ChromaReader
+from reeltint._film_still import read_still_rgb
+from reeltint._scene_colour import SceneColours
 
+if TYPE_CHECKING:
+    from reeltint._project import Project
+
+_T = TypeVar("_T")
 STILL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneReport:
+    """How one scene was coloured.
+
+    Attributes:
+        number: From 1.
+        start: Its first frame.
+        end: The frame after its last.
+        transition: How it begins.
+        origin: Where its reference is from: "given", "earlier", "library" or "automatic".
+        reference: The reference in words: a path, an earlier scene, a key frame.
+        similarity: Of the reference to the scene, where they were compared: cosine, at most 1.
+        confidence: How well the reference answered, mean over all frames and places, 0..1; None where not coloured.
+    """
+
+    number: int
+    start: int
+    end: int
+    transition: str
+    origin: str
+    reference: str
+    similarity: float | None
+    confidence: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +63,10 @@ class Report:
         decode_s: Of it, reading and decoding.
         colour_s: Of it, waiting for the server's answers.
         encode_s: Of it, encoding and writing.
+        plan_s: Before it, the pass over the film that found its scenes and references.
         warnings: What was concealed or left out: corrupt frames, streams that the container cannot hold.
+        scenes: How each scene was coloured; empty where every frame was coloured for itself.
+        needs_person: Scenes that a person should look at, by number, and why.
     """
 
     source: Path
@@ -38,7 +76,10 @@ class Report:
     decode_s: float
     colour_s: float
     encode_s: float
+    plan_s: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    scenes: list[SceneReport] = field(default_factory=list)
+    needs_person: dict[int, str] = field(default_factory=dict)
 
 
 class _Stopwatch:
@@ -74,6 +115,9 @@ def colorize_film(
     target: Path | str,
     colorizer: Colorizer,
     *,
+    project: "Project | None" = None,
+    project_of_range: bool = False,
+    only: Collection[int] = (),
     start_s: float | None = None,
     end_s: float | None = None,
     side_by_side: bool = False,
@@ -91,6 +135,12 @@ def colorize_film(
         source: Any video that FFmpeg reads; colour is reduced to luma.
         target: The result; its suffix chooses the container. It appears under its name only when whole.
         colorizer: The server.
+        project: The film's scenes and their references, from `read_project` or `plan`; None colours every frame for
+            itself, by the automatic network.
+        project_of_range: The project was planned from `start_s` on: its frame 0 is the first one there.
+        only: Numbers of the scenes to colour anew. `target` is there already: the other frames take its chroma, and
+            all of the film is encoded again, with the luma of `source`. A lossy encoder costs that chroma a second
+            generation.
         start_s: Colour only from here on, seconds from the film's start.
         end_s: Colour only up to here.
         side_by_side: Grey and colour beside each other.
@@ -103,23 +153,35 @@ def colorize_film(
         on_frame: Called after each frame with the number of frames written and the time stamp in seconds.
 
     Raises:
-        FilmError: The film cannot be read or written; what was written is kept as a partial file that it names.
+        InvalidRequest: `only` does not go with the other options, or names a scene that there is not.
+        FilmError: The film cannot be read or written, or is not the project's; what was written is kept as a partial
+            file that it names.
         ReeltintError: The server refused or did not answer; the partial file is kept as well.
     """
     if batch is not None and batch < 1:
         raise InvalidRequest(f"batch: at least 1, not {batch}")
+    _check_only(only, project, whole=start_s is None and end_s is None, side_by_side=side_by_side)
     begun = time.perf_counter()
     decoding, encoding = _Stopwatch(), _Stopwatch()
     count = 0
-    with FilmReader(source, start_s=start_s, end_s=end_s, strict=not tolerate_damage) as reader:
+    with (
+        FilmReader(source, start_s=start_s, end_s=end_s, strict=not tolerate_damage) as reader,
+        contextlib.ExitStack() as opened,
+    ):
         size = min(batch or default_batch(reader.info.height, reader.info.width), colorizer.max_batch())
-        sent: deque[list[FilmFrame]] = deque()
+        frames = decoding.iterate(reader)
+        colours: SceneColours | None = None
+        if project is None:
+            coloured = _automatic(frames, colorizer, size)
+        else:
+            from reeltint._references import ReferenceLoader
 
-        def greys() -> Iterator[Frames]:
-            for frames in _batches(decoding.iterate(reader), size):
-                sent.append(frames)
-                yield np.stack([frame.grey() for frame in frames])
-
+            origin_s = start_s if project_of_range else None
+            loader = opened.enter_context(ReferenceLoader(project, source, colorizer, start_s=origin_s))
+            first = 0 if project_of_range else _frames_before(reader)
+            colours = SceneColours(colorizer, project.scenes, loader.load, batch=size, only=only, first=first)
+            existing = opened.enter_context(ChromaReader(target, reader)) if only else None
+            coloured = _by_scene(frames, colorizer, size, colours, existing, Path(source))
         with FilmWriter(
             target,
             reader,
@@ -129,17 +191,19 @@ def colorize_film(
             pixel_format=pixel_format,
             side_by_side=side_by_side,
         ) as writer:
-            for coloured in colorizer.stream(greys()):
-                assert coloured.chroma is not None
-                for frame, chroma in zip(sent.popleft(), coloured.chroma, strict=True):
-                    with encoding:
-                        writer.write(frame, chroma)
-                    count += 1
-                    if on_frame:
-                        on_frame(count, frame.time_s)
+            for frame, chroma in coloured:
+                with encoding:
+                    writer.write(frame, chroma)
+                count += 1
+                if on_frame:
+                    on_frame(count, frame.time_s)
             with encoding:
                 writer.close()
     elapsed = time.perf_counter() - begun
+    warnings = [*reader.warnings, *writer.warnings]
+    if project is not None and end_s is None and colours is not None and colours.next < project.frames:
+        warnings.append(f"the film ends with frame {colours.next - 1}, its scenes with frame {project.frames - 1}")
+    confidences = {} if colours is None else colours.confidences
     return Report(
         source=Path(source),
         target=Path(target),
@@ -148,14 +212,126 @@ def colorize_film(
         decode_s=decoding.seconds,
         colour_s=elapsed - decoding.seconds - encoding.seconds,
         encode_s=encoding.seconds,
-        warnings=[*reader.warnings, *writer.warnings],
+        warnings=warnings,
+        scenes=[] if project is None else _scene_reports(project, confidences),
+        needs_person=_needs_person(project, confidences),
     )
 
 
-def _batches(frames: Iterable[FilmFrame], size: int) -> Iterator[list[FilmFrame]]:
-    batch: list[FilmFrame] = []
+def _check_only(only: Collection[int], project: "Project | None", *, whole: bool, side_by_side: bool) -> None:
+    if not only:
+        return
+    if project is None:
+        raise InvalidRequest("only: scenes are coloured anew by the film's project, which is missing")
+    if not whole or side_by_side:
+        raise InvalidRequest("only: scenes are coloured anew in a whole film, not in a part or beside the grey one")
+    there = len(project.scenes)
+    for number in only:
+        if not 1 <= number <= there:
+            raise InvalidRequest(f"only: there is no scene {number}, the film has scenes 1 to {there}")
+
+
+def _automatic(
+    frames: Iterable[FilmFrame], colorizer: Colorizer, size: int
+) -> Iterator[tuple[FilmFrame, NDArray[np.uint8]]]:
+    """Each frame with its chroma, every one coloured for itself."""
+    sent: deque[list[FilmFrame]] = deque()
+
+    def greys() -> Iterator[Frames]:
+        for batch in _batches(frames, size):
+            sent.append(batch)
+            yield np.stack([frame.grey() for frame in batch])
+
+    for answer in colorizer.stream(greys()):
+        assert answer.chroma is not None
+        yield from zip(sent.popleft(), answer.chroma, strict=True)
+
+
+def _by_scene(
+    frames: Iterable[FilmFrame],
+    colorizer: Colorizer,
+    size: int,
+    colours: SceneColours,
+    existing: ChromaReader | None,
+    film: Path,
+) -> Iterator[tuple[FilmFrame, NDArray[np.uint8]]]:
+    """Each frame with its chroma: that of its scenes, or where it is not coloured anew, that which it has."""
+    sent: deque[list[FilmFrame]] = deque()
+    kept: deque[NDArray[np.uint8]] = deque()
+
+    def beside(frames: Iterable[FilmFrame], existing: ChromaReader) -> Iterator[FilmFrame]:
+        for frame, chroma in existing.beside(frames):
+            kept.append(chroma)
+            yield frame
+
+    def merges() -> Iterator[Coroutine[Any, Any, ColorBatch]]:
+        source = frames if existing is None else beside(frames, existing)
+        for batch in _batches(colours.iterate(source, film), size, lambda one: one.ab is None):
+            sent.append([one.frame for one in batch])
+            old = [kept.popleft() for _ in batch] if existing else []
+            new = [(one.grey, one.ab) for one in batch if one.grey is not None and one.ab is not None]
+            if new:
+                greys, ab = (np.stack(arrays) for arrays in zip(*new, strict=True))
+                yield colorizer._colorizer.merge(greys, ab)
+            else:
+                yield _as_it_is(np.stack(old))
+
+    for answer in colorizer._in_order(merges()):
+        assert answer.chroma is not None
+        yield from zip(sent.popleft(), answer.chroma, strict=True)
+
+
+async def _as_it_is(chroma: NDArray[np.uint8]) -> ColorBatch:
+    """An answer that nobody was asked for, to stand in line with the others."""
+    return ColorBatch(frames=np.empty((len(chroma), 0, 0), np.uint8), chroma=chroma)
+
+
+def _frames_before(reader: FilmReader) -> int:
+    """Number of the first frame of the range that is read: how many frames come before it."""
+    if reader.start_s is None:
+        return 0
+    with reader._open() as container:
+        video = reader._video(container)
+        times = (packet.pts for packet in container.demux(video) if packet.size and not packet.is_discard)
+        return sum(pts is not None and pts < reader._first_pts for pts in times)
+
+
+def _scene_reports(project: "Project", confidences: dict[int, float]) -> list[SceneReport]:
+    reports = []
+    for number, planned in enumerate(project.scenes, 1):
+        choice, scene = planned.reference, planned.scene
+        words = f"scene {choice.scene}" if choice.scene is not None else f"frame {choice.frame}"
+        reports.append(
+            SceneReport(
+                number=number,
+                start=scene.start,
+                end=scene.end,
+                transition=scene.transition,
+                origin=choice.origin,
+                reference=words if choice.path is None else str(choice.path),
+                similarity=choice.similarity,
+                confidence=confidences.get(number),
+            )
+        )
+    return reports
+
+
+def _needs_person(project: "Project | None", confidences: dict[int, float]) -> dict[int, str]:
+    if project is None:
+        return {}
+    from reeltint._references import wants_a_person
+
+    return wants_a_person(project, confidences)
+
+
+def _batches(frames: Iterable[_T], size: int, kind: Callable[[_T], object] = lambda _: None) -> Iterator[list[_T]]:
+    """Up to `size` items of one kind at a time; what came before an error of the film is handed out first."""
+    batch: list[_T] = []
     try:
         for frame in frames:
+            if batch and kind(frame) != kind(batch[0]):
+                yield batch
+                batch = []
             batch.append(frame)
             if len(batch) == size:
                 yield batch
@@ -172,6 +348,7 @@ def colorize_stills(
     stills: dict[Path, Path],
     colorizer: Colorizer,
     *,
+    reference: Path | str | None = None,
     side_by_side: bool = False,
     on_still: Callable[[int], None] | None = None,
 ) -> tuple[list[Report], list[FilmError]]:
@@ -180,6 +357,7 @@ def colorize_stills(
     Args:
         stills: What to read, and where to write it (PNG or JPEG by suffix).
         colorizer: The server.
+        reference: A photograph whose colours they all take.
         side_by_side: Grey and colour beside each other.
         on_still: Called after each with how many are done.
 
@@ -187,8 +365,10 @@ def colorize_stills(
         A report of each still that was coloured, and the errors of those that were not.
 
     Raises:
+        FilmError: The reference cannot be read.
         ReeltintError: The server refused or did not answer.
     """
+    colours = None if reference is None else colorizer.reference(read_still_rgb(reference), origin=str(reference))
     reports: list[Report] = []
     failures: list[FilmError] = []
     for done, (source, target) in enumerate(stills.items(), 1):
@@ -196,7 +376,7 @@ def colorize_stills(
         try:
             grey = read_still(source)
             decoded = time.perf_counter()
-            rgb = colorizer.colorize(grey[None], output="rgb").rgb
+            rgb = colorizer.colorize(grey[None], output="rgb", reference=colours).rgb
             assert rgb is not None
             coloured = time.perf_counter()
             picture = np.concatenate([np.repeat(grey[..., None], 3, 2), rgb[0]], 1) if side_by_side else rgb[0]

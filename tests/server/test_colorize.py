@@ -121,6 +121,9 @@ def test_a_server_that_dies_leaves_the_part_that_is_done(film: Path, tmp_path: P
     make_film(tmp_path / "long.mkv", pts=range(400), width=320, height=240)
     target = tmp_path / "color.mkv"
     with LocalTriton(only=["colorize_chroma"]) as server, Colorizer(server.address, retries=0) as colorizer:
+        done = run(film, target, "--server", server.address, code=1)
+        assert "scene_embedder" in done.stderr
+        assert "--no-scenes" in done.stderr
 
         def kill(done: int, time_s: float) -> None:
             if done == 40 and server.pid:
@@ -148,7 +151,8 @@ def test_a_film_damaged_in_the_middle_is_kept_up_to_there(triton: str, tmp_path:
 def test_ctrl_c_keeps_the_part_and_leaves_no_server(film: Path, tmp_path: Path) -> None:
     make_film(tmp_path / "long.mkv", pts=range(3000), width=320, height=240)
     target = tmp_path / "color.mkv"
-    process = subprocess.Popen([*COMMAND, str(tmp_path / "long.mkv"), str(target)], stderr=subprocess.PIPE, text=True)
+    command = [*COMMAND, "--no-scenes", "--encoder", "ffv1", str(tmp_path / "long.mkv"), str(target)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     partial = tmp_path / "color.partial.mkv"
     deadline = time.monotonic() + 60
     while not (partial.exists() and partial.stat().st_size > 20_000) and time.monotonic() < deadline:

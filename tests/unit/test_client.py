@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import reeltint
 from numpy.typing import NDArray
-from reeltint._codec import decode, encode, error_of
+from reeltint import Reference
+from reeltint._codec import (
+    Output,
+    decode,
+    decode_embed,
+    decode_reference,
+    encode,
+    encode_merge,
+    encode_reference,
+    error_of,
+)
 from reeltint._errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -77,6 +87,111 @@ def test_a_view_with_strides_is_sent_as_it_looks() -> None:
     assert (request.model_name, request.inputs[0].name) == ("colorize_chroma", "frames")
     assert list(request.inputs[0].shape) == [1, 4, 4]
     assert request.raw_input_contents[0] == whole[:, ::2, 1:5].tobytes()
+
+
+def _reference(count: int = 5) -> Reference:
+    rng = np.random.default_rng(0)
+    keys, ab = rng.normal(size=(3, count)), rng.normal(size=(2, count))
+    return Reference(keys=keys.astype(np.float32), ab=ab.astype(np.float32), origin="still.png")
+
+
+def test_the_reference_travels_with_the_frames() -> None:
+    frames, reference = np.full((2, 4, 6), 9, np.uint8), _reference()
+    request = ModelInferRequest.FromString(encode(frames, "ab", 32, reference))
+    assert request.model_name == "colorize_ab_by_reference"
+    sent = {
+        tensor.name: (tensor.datatype, list(tensor.shape), raw)
+        for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
+    }
+    assert sent == {
+        "frames": ("UINT8", [2, 4, 6], frames.tobytes()),
+        "reference_keys": ("FP32", [3, 5], reference.keys.tobytes()),
+        "reference_ab": ("FP32", [2, 5], reference.ab.tobytes()),
+    }
+    assert [tensor.name for tensor in request.outputs] == ["ab", "confidence"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "ab", "said"),
+    [
+        ((3, 5), (2, 4), "do not agree"),
+        ((3, 5), (3, 5), "do not agree"),
+        ((3, 0), (2, 0), "keys"),
+        ((15,), (2, 5), r"keys: float32 \[C, K\]"),
+    ],
+)
+def test_a_reference_agrees_with_itself(keys: tuple[int, ...], ab: tuple[int, ...], said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        Reference(keys=np.zeros(keys, np.float32), ab=np.zeros(ab, np.float32))
+    with pytest.raises(InvalidRequest, match="float64"):
+        Reference(keys=np.zeros((3, 5)), ab=np.zeros((2, 5), np.float32))  # type: ignore[arg-type]
+
+
+def test_what_is_no_reference_is_not_sent() -> None:
+    with pytest.raises(InvalidRequest, match=r"reference: a Reference .* not ndarray"):
+        encode(np.zeros((1, 4, 4), np.uint8), "chroma", 32, np.zeros((4, 4, 3), np.uint8))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ab", "output", "said"),
+    [
+        (np.zeros((1, 2, 3, 3), np.float32), "chroma", r"\[2, 2, h, w\] goes with these frames, not \[1, 2, 3, 3\]"),
+        (np.zeros((2, 1, 3, 3), np.float32), "chroma", "goes with"),
+        (np.zeros((2, 2, 3, 3)), "chroma", "float64"),
+        (np.full((2, 2, 3, 3), np.nan, np.float32), "rgb", "no numbers"),
+        (np.zeros((2, 2, 3, 3), np.float32), "ab", "'chroma' or 'rgb', not 'ab'"),
+    ],
+)
+def test_ab_that_cannot_be_merged_is_not_sent(ab: NDArray[Any], output: Output, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        encode_merge(np.zeros((2, 8, 8), np.uint8), ab, output, 32)
+
+
+def test_views_are_merged_as_they_look() -> None:
+    ab = np.arange(48, dtype=np.float32).reshape(1, 2, 4, 6)[..., ::2]
+    request = ModelInferRequest.FromString(encode_merge(np.zeros((1, 8, 8), np.uint8), ab, "rgb", 32))
+    assert (request.model_name, list(request.inputs[1].shape)) == ("lab_merge", [1, 2, 4, 3])
+    assert request.raw_input_contents[1] == ab.tobytes()
+
+
+@pytest.mark.parametrize("picture", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3))])
+def test_pictures_that_cannot_be_references_are_not_sent(picture: NDArray[Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"\[h, w, 3\]"):
+        encode_reference(picture)
+
+
+def _answer(**tensors: NDArray[np.float32]) -> ModelInferResponse:
+    response = ModelInferResponse(raw_output_contents=[array.tobytes() for array in tensors.values()])
+    for name, array in tensors.items():
+        response.outputs.add(name=name, datatype="FP32").shape.extend(array.shape)
+    return response
+
+
+def test_answers_in_any_order_of_outputs() -> None:
+    ab = np.arange(36, dtype=np.float32).reshape(2, 2, 3, 3)
+    confidence = np.full((2, 1, 3, 3), 0.5, np.float32)
+    frames = np.zeros((2, 9, 9), np.uint8)
+    batch = decode(_answer(confidence=confidence, ab=ab), frames, "ab", _reference())
+    assert batch.ab is not None
+    assert batch.confidence is not None
+    assert np.array_equal(batch.ab, ab)
+    assert np.array_equal(batch.confidence, confidence)
+    assert (batch.chroma, batch.rgb) == (None, None)
+    with pytest.raises(ServerError, match="'confidence' should be FP32"):
+        decode(_answer(ab=ab), frames, "ab", _reference())
+    with pytest.raises(ServerError, match=r"'ab' should be FP32 \[3, 2, any, any\]"):
+        decode(_answer(ab=ab), np.zeros((3, 9, 9), np.uint8), "ab")
+
+
+def test_an_answer_that_is_cut_short_is_refused() -> None:
+    response = _answer(embedding=np.zeros((2, 4), np.float32))
+    assert decode_embed(response, np.zeros((2, 8, 8), np.uint8)).shape == (2, 4)
+    response.raw_output_contents[0] = response.raw_output_contents[0][:-1]
+    with pytest.raises(ServerError, match="embedding"):
+        decode_embed(response, np.zeros((2, 8, 8), np.uint8))
+    unlike = _answer(reference_keys=np.zeros((3, 5), np.float32), reference_ab=np.zeros((2, 4), np.float32))
+    with pytest.raises(ServerError, match="do not agree"):
+        decode_reference(unlike, "")
 
 
 @pytest.mark.parametrize("side", [1, 11, 12, 127, 128, 129, 2000])

@@ -12,6 +12,8 @@ from typing import Any
 import typer
 
 from reeltint._cli.colorize import colorize
+from reeltint._cli.library import commands as library_commands
+from reeltint._cli.scenes import scenes
 from reeltint._cli.serve import serve
 from reeltint._errors import InvalidRequest, ReeltintError, ServerBusy, TransportError
 
@@ -36,5 +38,11 @@ def orderly(command: Callable[..., None]) -> Callable[..., None]:
 main = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None
 )
-for command in (colorize, serve):
+for command in (colorize, scenes, serve):
     main.command()(orderly(command))
+library = typer.Typer(
+    no_args_is_help=True, help="Photographs that scenes take their colours from.", rich_markup_mode=None
+)
+for name, action in library_commands.items():
+    library.command(name)(orderly(action))
+main.add_typer(library, name="library")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reeltint._errors import ReeltintError
+from reeltint._tls import Tls
 
 if TYPE_CHECKING:
     from reeltint_local import LocalTriton
@@ -26,6 +27,15 @@ def local_server(models: Path | None, **options: Any) -> "LocalTriton":
     return LocalTriton(models, **options)
 
 
+def tls_of(ca: Path | None, certificate: Path | None, key: Path | None) -> Tls | None:
+    """The three TLS options of a command; None where none is given.
+
+    Raises:
+        InvalidRequest: A file cannot be read, or a certificate comes without its key.
+    """
+    return Tls(ca=ca, certificate=certificate, key=key) if ca or certificate or key else None
+
+
 def serve(
     models: Annotated[Path | None, typer.Option(help="Model repository; without it the one that is shipped.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Load this model only; may be given more than once.")] = None,
@@ -33,12 +43,23 @@ def serve(
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of gRPC; 0: a free one.")] = 8001,
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of HTTP; 0: a free one.")] = 8000,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the metrics; 0: a free one.")] = 8002,
+    tls_cert: Annotated[Path | None, typer.Option(help="Encrypt gRPC with this certificate (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The key of --tls-cert (PEM).")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="Let in clients with a certificate of this authority only.")
+    ] = None,
+    admin_key: Annotated[
+        str | None,
+        typer.Option(envvar="REELTINT_ADMIN_KEY", help="Who sends it may control models, shared memory and logs."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Triton's whole log.")] = False,
 ) -> None:
     """Serve the models on this machine with NVIDIA Triton, until Ctrl-C or SIGTERM."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     ports = {"grpc_port": grpc_port, "http_port": http_port, "metrics_port": metrics_port}
-    with local_server(models, only=only or (), host=host, **ports, log=sys.stderr, verbose=verbose) as server:
+    tls = tls_of(tls_ca, tls_cert, tls_key)
+    options: dict[str, Any] = {"host": host, **ports, "tls": tls, "admin_key": admin_key, "verbose": verbose}
+    with local_server(models, only=only or (), log=sys.stderr, **options) as server:
         print(f"gRPC     {server.address}")
         print(f"HTTP     http://{server.http_address}")
         print(f"metrics  http://{server.metrics_address}/metrics", flush=True)

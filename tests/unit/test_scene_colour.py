@@ -1,0 +1,95 @@
+"""Frames made small for the network, and which scenes colour which frames."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from films import make_film
+from reeltint._colorize import _frames_before
+from reeltint._film import FilmReader
+from reeltint._project import PlannedScene, ReferenceChoice
+from reeltint._scene_colour import Thumbnails, _runs, _weight, reduced
+from reeltint._scenes import Scene
+from skimage import color, measure
+
+
+def scenes(*ranges: tuple[int, int]) -> list[PlannedScene]:
+    return [
+        PlannedScene(scene=Scene(start=start, end=end), reference=ReferenceChoice(origin="automatic", frame=start))
+        for start, end in ranges
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "wanted"),
+    [
+        ((1080, 1920), 320, (360, 640)),
+        ((2160, 3840), 320, (360, 640)),
+        ((480, 854), 320, (480, 854)),
+        ((641, 962), 320, (320, 481)),
+        ((9000, 50), 320, (9000, 50)),
+        ((1, 1), 320, (1, 1)),
+        ((6000, 6100), 300, (300, 305)),
+    ],
+)
+def test_reduced_frames_are_means(shape: tuple[int, int], side: int, wanted: tuple[int, int]) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    small = reduced(grey, side)
+    assert small.shape == wanted
+    factor = shape[0] // wanted[0]
+    whole = grey[: wanted[0] * factor, : wanted[1] * factor]
+    means = measure.block_reduce(whole, (factor, factor), np.mean)
+    assert np.abs(small - means).max() <= 0.5
+    assert reduced(np.full(shape, 255, np.uint8), side).min() == 255
+
+
+@pytest.mark.parametrize("shape", [(360, 640), (96, 130), (45, 47)])
+def test_thumbnails_are_the_lightness_of_means(shape: tuple[int, int]) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    whole = np.repeat(np.repeat(grey.astype(float), 8, 0), 5, 1)  # every pixel 8 x 5: equal parts fall on whole ones
+    means = measure.block_reduce(whole, (shape[0], shape[1]), np.mean)
+    truth = color.rgb2lab(np.repeat(means[..., None] / 255, 3, 2))[..., 0]
+    assert np.abs(Thumbnails()(grey, (8, 5)) - truth).max() < 1
+    dot = color.rgb2lab(np.full((1, 1, 3), grey[0, 0] / 255))[0, 0, 0]
+    assert np.abs(Thumbnails()(grey[:1, :1], (8, 5)) - dot).max() < 0.5
+
+
+def ranges(planned: list[PlannedScene], *only: int) -> list[tuple[int, int, int]]:
+    return [(run.number, run.start, run.end) for run in _runs(planned, set(only))]
+
+
+def test_frames_of_a_dissolve_belong_to_both_scenes() -> None:
+    planned = scenes((0, 10), (7, 20), (20, 30))
+    assert ranges(planned) == [(1, 0, 10), (2, 7, 20), (3, 20, 30)]
+    assert ranges(planned, 1) == [(1, 0, 10), (2, 7, 10)]
+    assert ranges(planned, 2) == [(1, 7, 10), (2, 7, 20)]
+    assert ranges(planned, 3) == [(3, 20, 30)]
+
+
+def test_a_scene_between_two_wanted_ones_is_coloured_where_they_reach_into_it() -> None:
+    assert ranges(scenes((0, 10), (8, 30), (27, 40)), 1, 3) == [(1, 0, 10), (2, 8, 10), (2, 27, 30), (3, 27, 40)]
+
+
+def test_shares_of_a_cross_fade() -> None:
+    planned = scenes((0, 10), (7, 20), (20, 30))
+    assert [_weight(planned, 2, index) for index in (7, 8, 9, 10, 19)] == [0.25, 0.5, 0.75, 1, 1]
+    assert [_weight(planned, 1, index) for index in (0, 6, 7, 8, 9)] == [1, 1, 0.75, 0.5, 0.25]
+    assert _weight(planned, 3, 20) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("b.mp4", {"encoder": "libx264", "gop": 12}), ("b.mkv", {"encoder": "ffv1"})]
+)
+def test_frame_numbers_of_a_part_are_those_of_the_whole_film(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    luma = make_film(tmp_path / name, pts=[3 * k + k % 2 for k in range(90)], time_base=Fraction(1, 75), **options)
+    with FilmReader(tmp_path / name) as film:
+        whole = [frame.luma.copy() for frame in film]
+    for start_s in (None, 0.0, 0.3, 1.0, 2.41, 3.3):
+        with FilmReader(tmp_path / name, start_s=start_s) as film:
+            first = next(iter(film)).luma
+            assert np.array_equal(first, whole[_frames_before(film)])
+    assert len(whole) == len(luma)
