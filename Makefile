@@ -1,6 +1,7 @@
 # make demo [FILM=path]   colours a film; needs python3 (3.11 or 3.12) and make, installs no torch
 # make test               everything but the GPU tests
 # make check              what CI runs: format, lint, types, tests
+# make gpu-check          what only a GPU can prove, proved where there is one; exit code 2 where there is none
 # the first that runs and that Triton's wheel has a backend for
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
@@ -8,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 FILM ?=
 
-.PHONY: demo test check format benchmarks clean
+.PHONY: demo test check gpu-check format benchmarks clean
 
 demo: .venv/.demo
 	$(BIN)/python deploy/demo/demo.py demo $(if $(FILM),"$(FILM)")
@@ -22,11 +23,15 @@ check: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu"
 
+gpu-check: .venv/.dev
+	$(BIN)/python deploy/gpu_check.py
+
 format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 benchmarks: .venv/.dev
+	$(PIP) -e ".[benchmarks]"
 	$(BIN)/python benchmarks/run.py
 
 clean:

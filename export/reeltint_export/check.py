@@ -1,37 +1,54 @@
-"""Is a model repository sound? Every config.pbtxt against the ONNX file beside it, and ensembles against their steps.
+"""Is a model repository sound? Files against their manifests, configs against graphs and engines, ensembles against
+their steps. Triton reports these mistakes only while it loads, and some (a misspelt thread count) never.
 
-Triton reports these mistakes only while it loads, and some (a misspelt thread count) never.
+Without the package onnx the graphs are known by their manifests alone; that is how a server checks before it starts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
-import onnx
 from google.protobuf import text_format  # type: ignore[import-untyped]
-from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2
+
+from reeltint_export.manifest import NAME, ManifestError, describe, file_problems, read_manifest
+from reeltint_export.publish import STAGING, versions
 
 MAX_OPSET, MAX_IR = 21, 10
 """What ONNX Runtime in Triton 24.10 loads."""
 MAX_BYTES = 25_000_000
+PLAN = "model.plan"
+CLIENT_BATCH = 32
+"""What clients may send to a model whose config, without max_batch_size, promises nothing."""
 
 _KNOWN_PARAMETERS = {
     "intra_op_thread_count", "inter_op_thread_count", "execution_mode", "level", "enable_mem_arena",
     "enable_mem_pattern", "memory.enable_memory_arena_shrinkage", "arena_extend_strategy", "gpu_mem_limit",
     "cudnn_conv_algo_search", "cudnn_conv_use_max_workspace", "do_copy_in_default_stream", "use_tf32",
 }  # fmt: skip
-_TYPES: dict[int, str] = {
-    TensorProto.FLOAT: "TYPE_FP32", TensorProto.FLOAT16: "TYPE_FP16", TensorProto.DOUBLE: "TYPE_FP64",
-    TensorProto.UINT8: "TYPE_UINT8", TensorProto.INT8: "TYPE_INT8", TensorProto.INT32: "TYPE_INT32",
-    TensorProto.INT64: "TYPE_INT64", TensorProto.BOOL: "TYPE_BOOL", TensorProto.STRING: "TYPE_STRING",
-}  # fmt: skip
 
 _Dims = tuple[int, ...]
-_Tensors = dict[str, tuple[str, _Dims]]  # name: type, dims without the batch
+_Tensors = dict[str, tuple[str, _Dims]]  # name: type, dims
+_Config: TypeAlias = model_config_pb2.ModelConfig
+_Configs: TypeAlias = dict[str, model_config_pb2.ModelConfig]
 
 
 class RepositoryError(ValueError):
     """The repository would not load, or not do what its configs say: every problem, one a line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What this machine can say about an engine.
+
+    Attributes:
+        tensorrt: Version of TensorRT here; None where it is not installed.
+        capability: Compute capability of its GPU, "8.9"; None without one.
+    """
+
+    tensorrt: str | None = None
+    capability: str | None = None
 
 
 def require_sound(folder: Path) -> None:
@@ -41,55 +58,121 @@ def require_sound(folder: Path) -> None:
         raise RepositoryError(f"{folder}:\n  " + "\n  ".join(found))
 
 
-def problems(folder: Path) -> list[str]:
-    """What is wrong with the model repository `folder`: one sentence each, beginning with the model; empty if sound."""
-    if not folder.is_dir():
-        return ["no such folder"]
-    found: list[str] = []
-    configs: dict[str, model_config_pb2.ModelConfig] = {}
-    for path in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
-        config = model_config_pb2.ModelConfig()
-        try:
-            text_format.Parse((path / "config.pbtxt").read_text(), config)
-        except FileNotFoundError:
-            found.append(f"{path.name}: no config.pbtxt")
-            continue
-        except (text_format.ParseError, UnicodeDecodeError) as error:
-            found.append(f"{path.name}: config.pbtxt does not parse: {error}")
-            continue
-        configs[path.name] = config
-    if not configs and not found:
-        found.append("no model in it")
-    for name, config in configs.items():
-        check = _ensemble_problems(config, configs) if _is_ensemble(config) else _model_problems(folder / name, config)
-        found += [f"{name}: {problem}" for problem in (*_common_problems(folder / name, config), *check)]
+def start_problems(folder: Path, only: Iterable[str] = ()) -> list[str]:
+    """What is wrong with the models that have a manifest and would be loaded; quick, and without the package onnx.
+
+    Args:
+        folder: Model repository.
+        only: Models to be loaded, with what they are made of; empty means all.
+    """
+    configs, _ = _read_configs(folder, "config.pbtxt")
+    wanted, pending = set(), list(only) or list(configs)
+    while pending:
+        name = pending.pop()
+        if name in configs and name not in wanted:
+            wanted.add(name)
+            pending += [step.model_name for step in configs[name].ensemble_scheduling.step]
+    exported = {name for name in wanted if any((path / NAME).is_file() for path in _version_folders(folder / name))}
+    found = []
+    for name in sorted(wanted):
+        steps = {step.model_name for step in configs[name].ensemble_scheduling.step}
+        if _is_ensemble(configs[name]):
+            found += [f"{name}: {text}" for text in _ensemble_problems(configs[name], configs) if steps <= exported]
+        elif name in exported:
+            found += [f"{name}: {text}" for text in _version_problems(folder / name, configs[name], graphs=False)]
     return found
 
 
-def _is_ensemble(config: model_config_pb2.ModelConfig) -> bool:
+def problems(folder: Path, variant: str | None = None, host: Host | None = None) -> list[str]:
+    """What is wrong with the model repository `folder`: one sentence each, beginning with the model; empty if sound.
+
+    Args:
+        folder: Model repository.
+        variant: As Triton's --model-config-name: configs/VARIANT.pbtxt is read where there is one.
+        host: What engines are compared with; None compares them with their manifests and configs alone.
+    """
+    if not folder.is_dir():
+        return ["no such folder"]
+    found: list[str] = []
+    for path in sorted((folder / STAGING, *folder.glob(f"*/{STAGING}"))):
+        if path.is_dir() and path.parent == folder:
+            found.append(f"{STAGING}: an export was interrupted here, and Triton takes it for a model: export again")
+    configs, unread = _read_configs(folder, "config.pbtxt")
+    found += unread
+    if not configs and not found:
+        found.append("no model in it")
+    for name, config in configs.items():
+        found += [f"{name}: {text}" for text in _config_problems(folder / name, config, configs, host)]
+        for path in sorted((folder / name / "configs").glob("*.pbtxt")):
+            label = f"{name}: configs/{path.name}"
+            other = _parse(path)
+            if isinstance(other, str):
+                found.append(f"{label} {other}")
+            else:
+                found += [f"{label}: {text}" for text in _variant_problems(folder / name, other, config, host)]
+                wanted = path.stem == variant
+                found += [f"{label}: {text}" for text in _plan_problems(folder / name, other, host, wanted=wanted)]
+    return found
+
+
+def _read_configs(folder: Path, file: str) -> tuple[_Configs, list[str]]:
+    """Configs by model, and what is wrong with those that cannot be read."""
+    configs: _Configs = {}
+    found = []
+    for path in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        config = _parse(path / file)
+        if isinstance(config, str):
+            found.append(f"{path.name}: {config}" if config.startswith("no ") else f"{path.name}: {file} {config}")
+        else:
+            configs[path.name] = config
+    return configs, found
+
+
+def _parse(path: Path) -> "model_config_pb2.ModelConfig | str":
+    """A config, or why it cannot be read."""
+    config = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse(path.read_text(), config)
+    except FileNotFoundError:
+        return f"no {path.name}"
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        return f"does not parse: {error}"
+    return config
+
+
+def _is_ensemble(config: _Config) -> bool:
     return bool(config.platform == "ensemble" or config.HasField("ensemble_scheduling"))
 
 
-def _versions(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name.isdigit() and int(entry.name) > 0)
+def _version_folders(path: Path) -> list[Path]:
+    return [path / str(number) for number in versions(path)]
 
 
-def _common_problems(path: Path, config: model_config_pb2.ModelConfig) -> Iterator[str]:
+def _config_problems(path: Path, config: _Config, configs: _Configs, host: Host | None) -> Iterator[str]:
     if config.name != path.name:
         yield f"is called {config.name!r} in its config"
-    if not _versions(path):
+    if not versions(path):
         yield "no version folder (1/)"
+    for number in sorted(set(config.version_policy.specific.versions) - set(versions(path))):
+        yield f"version {number} is to be served and is not there"
     for field, tensors in (("input", config.input), ("output", config.output)):
         if not tensors:
             yield f"lists no {field}"
         names = [tensor.name for tensor in tensors]
         yield from (f"{field} {name!r} is listed twice" for name in sorted(set(names)) if names.count(name) > 1)
-
-
-def _model_problems(path: Path, config: model_config_pb2.ModelConfig) -> Iterator[str]:
-    if config.backend != "onnxruntime" or config.platform not in ("", "onnxruntime_onnx"):
+    if _is_ensemble(config):
+        yield from _ensemble_problems(config, configs)
+    elif config.platform == "tensorrt_plan":
+        yield from _version_problems(path, config, graphs=True)
+        yield from _plan_problems(path, config, host, wanted=True)
+    elif config.backend != "onnxruntime" or config.platform not in ("", "onnxruntime_onnx"):
         yield f'backend is {config.backend or config.platform!r}, not "onnxruntime"'
-        return
+    else:
+        yield from _backend_problems(config)
+        yield from _version_problems(path, config, graphs=True)
+
+
+def _backend_problems(config: _Config) -> Iterator[str]:
     if any(group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU for group in config.instance_group):
         yield "KIND_GPU does not load on a host without a GPU; leave kind out"
     for key, parameter in config.parameters.items():
@@ -99,20 +182,67 @@ def _model_problems(path: Path, config: model_config_pb2.ModelConfig) -> Iterato
             yield f"parameter {key!r} is {parameter.string_value!r}, not a number"
     if config.HasField("dynamic_batching") and config.max_batch_size < 1:
         yield "dynamic_batching without max_batch_size"
-    for version in _versions(path):
-        yield from _graph_problems(version / (config.default_model_filename or "model.onnx"), config)
 
 
-def _graph_problems(path: Path, config: model_config_pb2.ModelConfig) -> Iterator[str]:
+def _variant_problems(path: Path, variant: _Config, config: _Config, host: Host | None) -> Iterator[str]:
+    """What a variant says otherwise than config.pbtxt although callers and ensembles rely on it."""
+    if variant.name != path.name:
+        yield f"is called {variant.name!r}"
+    if variant.max_batch_size != config.max_batch_size:
+        yield f"max_batch_size is {variant.max_batch_size}, that of config.pbtxt {config.max_batch_size}"
+    for field in ("input", "output"):
+        ours, theirs = _declared(getattr(variant, field)), _declared(getattr(config, field))
+        yield from (f"{field} {name!r} is not as in config.pbtxt" for name in theirs if ours.get(name) != theirs[name])
+        yield from (f"{field} {name!r} is not in config.pbtxt" for name in sorted(set(ours) - set(theirs)))
+    if list(variant.version_policy.specific.versions) != list(config.version_policy.specific.versions):
+        yield "its version_policy is not that of config.pbtxt"
+
+
+def _served_folders(path: Path, config: _Config) -> list[Path]:
+    wanted = list(config.version_policy.specific.versions) or versions(path)[-1:]
+    return [path / str(number) for number in wanted if (path / str(number)).is_dir()]
+
+
+def _version_problems(path: Path, config: _Config, *, graphs: bool) -> Iterator[str]:
+    """Every version against its manifest; those that are served against the config.
+
+    Without `graphs` only what the manifests say is compared with the config, and a version without one passes.
+    """
+    for folder in _version_folders(path):
+        try:
+            manifest = read_manifest(folder)
+        except ManifestError as error:
+            if graphs or (folder / NAME).exists():
+                yield f"{folder.name}/{error}"
+            manifest = None
+        if manifest is not None:
+            yield from (f"{folder.name}/{problem}" for problem in file_problems(folder, manifest))
+        if folder not in _served_folders(path, config):
+            continue
+        label = f"{folder.name}/{config.default_model_filename or 'model.onnx'}"
+        if graphs:
+            yield from _graph_problems(folder / "model.onnx", config, manifest)
+        elif manifest is not None:
+            for field, tensors in (("input", config.input), ("output", config.output)):
+                actual = {
+                    entry["name"]: (entry["type"], tuple(entry["dims"])) for entry in manifest["graph"][f"{field}s"]
+                }
+                yield from _tensor_problems(f"{label} {field}", _declared(tensors), actual, config.max_batch_size > 0)
+
+
+def _graph_problems(path: Path, config: _Config, manifest: Mapping[str, Any] | None) -> Iterator[str]:
+    import onnx
+
     label = f"{path.parent.name}/{path.name}"
     if not path.is_file():
-        yield f"{label} is missing"
+        if manifest is None:
+            yield f"{label} is missing"
         return
     if path.stat().st_size > MAX_BYTES:
         yield f"{label} has {path.stat().st_size} bytes, more than {MAX_BYTES}"
     try:
         model = onnx.load(path, load_external_data=False)
-        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
             yield f"{label} keeps weights in another file"
             return
         onnx.checker.check_model(model)
@@ -124,41 +254,111 @@ def _graph_problems(path: Path, config: model_config_pb2.ModelConfig) -> Iterato
         yield f"{label} is opset {opset}; at most {MAX_OPSET} loads"
     if model.ir_version > MAX_IR:
         yield f"{label} is IR {model.ir_version}; at most {MAX_IR} loads"
-    weights = {tensor.name for tensor in model.graph.initializer}
-    graph_inputs = [value for value in model.graph.input if value.name not in weights]
-    for field, tensors, values in (
-        ("input", config.input, graph_inputs),
-        ("output", config.output, model.graph.output),
-    ):
-        yield from _tensor_problems(f"{label} {field}", _declared(tensors), values, config.max_batch_size > 0)
+    graph = describe(model)
+    if manifest is not None and manifest["graph"] != graph:
+        yield f"{label} is not the graph that {NAME} describes"
+    for field, tensors in (("input", config.input), ("output", config.output)):
+        actual = {entry["name"]: (entry["type"], tuple(entry["dims"])) for entry in graph[f"{field}s"]}
+        yield from _tensor_problems(f"{label} {field}", _declared(tensors), actual, config.max_batch_size > 0)
 
 
-def _tensor_problems(
-    label: str, declared: _Tensors, values: Sequence[onnx.ValueInfoProto], batched: bool
-) -> Iterator[str]:
-    actual = {value.name: value.type.tensor_type for value in values}
+def _plan_problems(path: Path, config: _Config, host: Host | None, *, wanted: bool) -> Iterator[str]:
+    """Every engine that would be served, against its manifest, its config and this machine.
+
+    Args:
+        path: The model's folder.
+        config: A config of the platform tensorrt_plan.
+        host: What this machine is.
+        wanted: A missing engine is a problem.
+    """
+    if config.platform != "tensorrt_plan":
+        return
+    for folder in _served_folders(path, config):
+        name = config.default_model_filename or PLAN
+        label = f"{folder.name}/{name}"
+        if not (folder / name).is_file():
+            if wanted:
+                yield f"{label} is missing: build it with reeltint-export engines"
+            continue
+        try:
+            manifest = read_manifest(folder)
+        except ManifestError:
+            continue  # said already
+        engine = manifest.get("engines", {}).get(name)
+        if engine is None:
+            yield f"{label} is in no manifest"
+            continue
+        if engine["onnx_sha256"] != manifest["files"].get("model.onnx", {}).get("sha256"):
+            yield f"{label} was built from another model.onnx: build it again"
+        yield from (f"{label}: {text}" for text in _profile_problems(config, engine["profiles"]))
+        if host is None:
+            continue
+        if host.tensorrt is not None and engine["tensorrt"] != host.tensorrt and not engine["version_compatible"]:
+            yield f"{label} was built by TensorRT {engine['tensorrt']}, here is {host.tensorrt}: build it again"
+        fits = host.capability in (None, engine["compute_capability"]) or engine["hardware_compatible"]
+        if not fits:
+            yield (
+                f"{label} was built for compute capability {engine['compute_capability']}, "
+                f"this GPU has {host.capability}: build it here"
+            )
+        elif host.tensorrt is not None and host.capability is not None:
+            from reeltint_export.engines import deserialise
+
+            problem = deserialise((folder / name).read_bytes())
+            if problem:
+                yield f"{label} does not load: {problem}"
+
+
+def _profile_problems(config: _Config, profiles: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    chosen = {int(number) for group in config.instance_group for number in group.profile if number.isdigit()}
+    for number in sorted(chosen - set(range(len(profiles)))):
+        yield f"profile {number} is to be used, the engine has {len(profiles)}"
+    for number, profile in enumerate(profiles):
+        for tensor in config.input:
+            if tensor.name not in profile:
+                yield f"profile {number} does not know input {tensor.name!r}"
+                continue
+            smallest, _, largest = profile[tensor.name]
+            unbatched = not config.max_batch_size and tensor.name in ("frames", "lightness")
+            promised = CLIENT_BATCH if unbatched else config.max_batch_size
+            if promised and largest[0] < promised:
+                promise = "clients may send" if unbatched else "the config promises"
+                yield f"profile {number} ends at a batch of {largest[0]} ({tensor.name!r}), {promise} {promised}"
+            if promised and smallest[0] > 1:
+                yield f"profile {number} begins at a batch of {smallest[0]} ({tensor.name!r}), clients may send one"
+
+
+def _tensor_problems(label: str, declared: _Tensors, actual: _Tensors, batched: bool) -> Iterator[str]:
     yield from (f"{label} {name!r} is not in the config" for name in actual if name not in declared)
     for name, (kind, dims) in declared.items():
         if name not in actual:
             yield f"{label} {name!r} is in the config only"
             continue
-        shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in actual[name].shape.dim)
+        held, shape = actual[name]
         if batched and shape[:1] != (-1,):
             yield f"{label} {name!r} has no dynamic batch in front: {list(shape)}"
         if dims != shape[1 if batched else 0 :]:
             yield f"{label} {name!r} is {list(shape[1 if batched else 0 :])}, the config says {list(dims)}"
-        if kind != _TYPES.get(actual[name].elem_type):
-            yield f"{label} {name!r} is {_TYPES.get(actual[name].elem_type)}, the config says {kind}"
+        if kind != held:
+            yield f"{label} {name!r} is {held}, the config says {kind}"
 
 
 def _declared(tensors: Sequence[model_config_pb2.ModelInput | model_config_pb2.ModelOutput]) -> _Tensors:
     return {item.name: (model_config_pb2.DataType.Name(item.data_type), tuple(item.dims)) for item in tensors}
 
 
+def _whole(
+    tensors: Sequence[model_config_pb2.ModelInput | model_config_pb2.ModelOutput], config: model_config_pb2.ModelConfig
+) -> _Tensors:
+    """As `_declared`, with the batch in front where Triton adds it: what goes from one step to the next."""
+    batch = (-1,) if config.max_batch_size > 0 else ()
+    return {name: (kind, batch + dims) for name, (kind, dims) in _declared(tensors).items()}
+
+
 def _ensemble_problems(
     config: model_config_pb2.ModelConfig, configs: dict[str, model_config_pb2.ModelConfig]
 ) -> Iterator[str]:
-    known = _declared(config.input)
+    known = _whole(config.input, config)
     unused = set(known)
     if not config.ensemble_scheduling.step:
         yield "has no steps"
@@ -182,7 +382,7 @@ def _ensemble_problems(
             yield from _step_problems(config, step, configs[step.model_name], known)
     yield from (f"input {name!r} is used by no step" for name in sorted(unused))
     produced = {tensor for step in config.ensemble_scheduling.step for tensor in step.output_map.values()}
-    for name, (kind, dims) in _declared(config.output).items():
+    for name, (kind, dims) in _whole(config.output, config).items():
         if name not in produced:
             yield f"output {name!r} is given by no step"
         elif name in known and known[name][0] and known[name] != (kind, dims):
@@ -199,7 +399,7 @@ def _step_problems(
     label = f"step {step.model_name!r}"
     if config.max_batch_size > model.max_batch_size:
         yield f"{label} takes batches up to {model.max_batch_size}, the ensemble promises {config.max_batch_size}"
-    inputs, outputs = _declared(model.input), _declared(model.output)
+    inputs, outputs = _whole(model.input, model), _whole(model.output, model)
     for name in sorted(set(inputs) - set(step.input_map)):
         yield f"{label} gets no {name!r}"
     for name, tensor in step.input_map.items():

@@ -5,7 +5,6 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -14,8 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from reeltint_export.colour_graphs import OPSET
-
-Storage = Literal["float16", "float32"]
+from reeltint_export.precision import Storage as Storage
 
 _SMALL = 1024  # tensors up to this many elements (biases, bins, class weights) stay float32
 

@@ -1,21 +1,21 @@
 """What is served against what was trained: every exported graph against torch, on photographs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from reeltint_training.color import lab_to_srgb, srgb_to_lab
+from reeltint_training.guided import guided_ab
 from reeltint_training.networks import NetworkSpec
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reeltint_export.onnx_export import ExportError, Storage
+from reeltint_export.half import rounded, session
+from reeltint_export.precision import Precision, Storage
 
 BATCHES = (1, 2, 5)
 MAX_LIGHTNESS_ERROR = 5e-4
@@ -25,66 +25,90 @@ MAX_LEVEL_ERROR = 1.0
 FLOAT16_STORAGE_ERROR = 0.2
 """Lab units that rounding the weights may add to a network's own tolerance: below half a code of 8-bit chroma."""
 
-_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "retina")
 _LARGEST_CROP = (719, 1279)  # rows, columns
 
 _Frames = NDArray[np.uint8]
+_Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What differences may be, in `unit`; None: anything.
+
+    Attributes:
+        unit: What is compared.
+        mean: Their mean.
+        most: Their 99.9th percentile.
+        largest: The largest of them.
+    """
+
+    unit: str
+    mean: float | None = None
+    most: float | None = None
+    largest: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
-    """How far a graph is from torch, over all batch sizes.
+    """How far one output of a graph is from torch, over all batch sizes.
 
     Attributes:
-        max_error: Largest difference, in `unit`.
+        values: How many were compared.
+        mean_error: Mean difference.
         error_99_9: 99.9th percentile of the differences.
-        tolerance: What `max_error` may be.
+        max_error: Largest difference.
+        limits: What they may be.
+        batches: Batch sizes that were run.
     """
 
-    unit: str
-    batches: tuple[int, ...]
-    max_error: float
+    values: int
+    mean_error: float
     error_99_9: float
-    tolerance: float
+    max_error: float
+    limits: Limits
+    batches: tuple[int, ...] = BATCHES
 
     @property
     def passed(self) -> bool:
-        return self.max_error <= self.tolerance  # false for NaN too
+        pairs = (
+            (self.mean_error, self.limits.mean),
+            (self.error_99_9, self.limits.most),
+            (self.max_error, self.limits.largest),
+        )
+        return bool(np.isfinite(self.max_error)) and all(limit is None or error <= limit for error, limit in pairs)
+
+    def __str__(self) -> str:
+        limits = (("mean", self.limits.mean), ("99.9 %", self.limits.most), ("max", self.limits.largest))
+        allowed = ", ".join(f"{name} {limit:g}" for name, limit in limits if limit is not None)
+        return (
+            f"mean {self.mean_error:.2g}  99.9 % {self.error_99_9:.2g}  max {self.max_error:.2g} {self.limits.unit} "
+            f"(allowed: {allowed}): {'ok' if self.passed else 'PAST TOLERANCE'}"
+        )
+
+    def report(self) -> dict[str, Any]:
+        return asdict(self) | {"passed": self.passed}
 
 
-def photographs(folder: Path | None = None) -> list[_Frames]:
-    """Grey pictures, [H, W] each: all images of `folder`, or five photographs that scikit-image ships.
-
-    Raises:
-        ExportError: The folder holds no readable image, or scikit-image is not installed.
-    """
-    if folder is None:
-        try:
-            from skimage import data
-        except ImportError as error:
-            raise ExportError("comparing needs pictures: install scikit-image, or name a folder (--frames)") from error
-        return [np.array(Image.fromarray(getattr(data, name)()).convert("L")) for name in _PHOTOGRAPHS]
-    pictures = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        try:
-            with Image.open(path) as image:
-                pictures.append(np.array(image.convert("L")))
-        except (UnidentifiedImageError, OSError):
-            continue
-    if not pictures:
-        raise ExportError(f"{folder}: no folder with readable images")
-    return pictures
+def network_limits(spec: NetworkSpec, precision: Precision, storage: Storage) -> Limits:
+    """What an exported network's ab may be off."""
+    if precision == "float16":
+        return Limits(unit="Lab units", mean=spec.half_mean_ab_error, most=spec.half_ab_error_99_9)
+    stored = FLOAT16_STORAGE_ERROR if storage == "float16" else 0.0
+    return Limits(unit="Lab units", largest=spec.max_ab_error + stored)
 
 
 def compare(
-    models: dict[str, onnx.ModelProto],
+    models: Mapping[str, onnx.ModelProto],
     network: nn.Module,
     spec: NetworkSpec,
     size: int,
     storage: Storage,
     pictures: Sequence[_Frames],
-) -> dict[str, Parity]:
-    """Run the exported graphs in ONNX Runtime, on the CPU, and the same steps in torch.
+    precision: Precision = "float32",
+) -> dict[str, dict[str, Parity]]:
+    """Run the exported graphs in ONNX Runtime, on the CPU, and the same steps in torch, in float32.
+
+    A float16 graph is run as a GPU computes it: every tensor between two nodes rounded to float16.
 
     Args:
         models: `colorizer`, `lab_split`, `lab_merge` and `chroma_merge`.
@@ -93,27 +117,85 @@ def compare(
         size: Its input size.
         storage: How its weights are stored.
         pictures: [H, W] each; repeated, mirrored, where there are fewer than five.
+        precision: What `colorizer` computes in.
+
+    Returns:
+        By model and output.
     """
-    pictures = [pictures[i % len(pictures)][:, :: -1 if i >= len(pictures) else 1] for i in range(max(BATCHES))]
-    frames = _crops(pictures)
+    pictures = list(pictures)
+    pictures += [pictures[i % len(pictures)][:, ::-1] for i in range(len(pictures), max(BATCHES))]
+    frames = _crops(pictures[: max(BATCHES)])
+    levels = Limits(unit="levels", largest=MAX_LEVEL_ERROR)
     with torch.inference_mode():
-        lightness = torch.cat([torch_lightness(picture[None], size) for picture in pictures])
+        lightness = torch.cat([torch_lightness(picture[None], size) for picture in pictures]).numpy()
         ab = network(torch_lightness(frames, size)).numpy()
-        ab_tolerance = spec.max_ab_error + (FLOAT16_STORAGE_ERROR if storage == "float16" else 0.0)
         return {
-            "colorizer": _compare(
-                models["colorizer"],
+            "colorizer": measure(
+                rounded(models["colorizer"]) if precision == "float16" else models["colorizer"],
                 lambda x: network(torch.from_numpy(x)),
-                [lightness.numpy()],
-                "Lab units",
-                ab_tolerance,
+                batches(lightness),
+                {"ab": network_limits(spec, precision, storage)},
+                exact=precision == "float16",
             ),
-            "lab_split": _compare(
-                models["lab_split"], lambda x: torch_lightness(x, size), [frames], "L*/100", MAX_LIGHTNESS_ERROR
+            "lab_split": measure(
+                models["lab_split"],
+                lambda x: torch_lightness(x, size),
+                batches(frames),
+                {"lightness": Limits(unit="L*/100", largest=MAX_LIGHTNESS_ERROR)},
             ),
-            "lab_merge": _compare(models["lab_merge"], torch_rgb, [frames, ab], "levels", MAX_LEVEL_ERROR),
-            "chroma_merge": _compare(models["chroma_merge"], torch_chroma, [frames, ab], "levels", MAX_LEVEL_ERROR),
+            "lab_merge": measure(models["lab_merge"], torch_rgb, batches(frames, ab), {"rgb": levels}),
+            "chroma_merge": measure(models["chroma_merge"], torch_chroma, batches(frames, ab), {"chroma": levels}),
         }
+
+
+def batches(*inputs: _Array) -> Iterator[tuple[_Array, ...]]:
+    """Inputs of one request after the other, of 1, 2 and 5, until all have been taken; they begin again at the end."""
+    start, number = 0, 0
+    while start < len(inputs[0]) or number < len(BATCHES):
+        size = BATCHES[number % len(BATCHES)]
+        yield tuple(np.ascontiguousarray(np.take(x, range(start, start + size), 0, mode="wrap")) for x in inputs)
+        start, number = start + size, number + 1
+
+
+def measure(
+    model: onnx.ModelProto,
+    reference: Callable[..., Tensor | tuple[Tensor, ...]],
+    feeds: Iterator[tuple[_Array, ...]],
+    limits: Mapping[str, Limits],
+    *,
+    exact: bool = False,
+) -> dict[str, Parity]:
+    """Run a graph and its reference side by side.
+
+    Args:
+        model: The graph.
+        reference: Takes what the graph takes, in its order, and gives what it gives.
+        feeds: Inputs of one run after the other.
+        limits: By output.
+        exact: Run every node as it is written.
+    """
+    runner = session(model, exact=exact)
+    names = [value.name for value in runner.get_inputs()]
+    outputs = [value.name for value in runner.get_outputs()]
+    errors: dict[str, list[NDArray[np.float32]]] = {name: [] for name in outputs}
+    for part in feeds:
+        got = runner.run(outputs, dict(zip(names, part, strict=True)))
+        expected = reference(*part)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for name, one, other in zip(outputs, got, expected, strict=True):
+            difference = np.abs(one.astype(np.float64) - other.numpy()).astype(np.float32)
+            errors[name].append(difference.ravel())
+    joined = {name: np.concatenate(parts) for name, parts in errors.items()}
+    return {
+        name: Parity(
+            values=error.size,
+            mean_error=float(error.mean(dtype=np.float64)),
+            error_99_9=float(np.percentile(error, 99.9)),
+            max_error=float(error.max()),
+            limits=limits[name],
+        )
+        for name, error in joined.items()
+    }
 
 
 def torch_lightness(frames: _Frames, size: int) -> Tensor:
@@ -125,22 +207,19 @@ def torch_lightness(frames: _Frames, size: int) -> Tensor:
 
 def torch_rgb(frames: _Frames, ab: NDArray[np.float32]) -> Tensor:
     """What `lab_merge` computes: [B, H, W] and [B, 2, s, t] to uint8 [B, H, W, 3]."""
-    codes = torch.from_numpy(frames)[:, None].float()
-    resized = functional.interpolate(torch.from_numpy(ab), frames.shape[1:], mode="bilinear")
-    rgb = lab_to_srgb(torch.cat([_lightness(codes), resized], 1))
+    lightness = _lightness(torch.from_numpy(frames)[:, None].float())
+    resized = guided_ab(lightness, torch.from_numpy(ab), frames.shape[1:])
+    rgb = lab_to_srgb(torch.cat([lightness, resized], 1))
     return (rgb * 255).round().byte().movedim(1, 3)
 
 
 def torch_chroma(frames: _Frames, ab: NDArray[np.float32]) -> Tensor:
     """What `chroma_merge` computes: [B, H, W] and [B, 2, s, t] to uint8 [B, 2, ceil(H/2), ceil(W/2)]."""
-    height, width = frames.shape[1:]
     codes = functional.pad(torch.from_numpy(frames)[:, None].float(), (1, 1, 0, 1), mode="replicate")
     codes = functional.conv2d(codes, torch.tensor([[[[1.0, 2.0, 1.0], [1.0, 2.0, 1.0]]]]) / 8, stride=2)
-    y = (2 * torch.arange(codes.shape[2]) + 1) / height * 2 - 1
-    x = (2 * torch.arange(codes.shape[3]) + 0.5) / width * 2 - 1
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).expand(len(frames), -1, -1, -1)
-    sampled = functional.grid_sample(torch.from_numpy(ab), grid, padding_mode="border", align_corners=False)
-    r, g, b = lab_to_srgb(torch.cat([_lightness(codes), sampled], 1)).unbind(1)
+    lightness = _lightness(codes)
+    resized = guided_ab(lightness, torch.from_numpy(ab), frames.shape[1:], step=2, phase=(1.0, 0.5))
+    r, g, b = lab_to_srgb(torch.cat([lightness, resized], 1)).unbind(1)
     luma = 0.2126 * r + 0.7152 * g + 0.0722 * b
     return (128 + 224 * torch.stack([(b - luma) / 1.8556, (r - luma) / 1.5748], 1)).round().byte()
 
@@ -158,30 +237,3 @@ def _crops(pictures: Sequence[_Frames]) -> _Frames:
     )
     corners = [((p.shape[0] - height) // 2, (p.shape[1] - width) // 2) for p in pictures]
     return np.stack([p[y : y + height, x : x + width] for p, (y, x) in zip(pictures, corners, strict=True)])
-
-
-def _compare(
-    model: onnx.ModelProto,
-    reference: Callable[..., Tensor],
-    inputs: Sequence[NDArray[np.generic]],
-    unit: str,
-    tolerance: float,
-) -> Parity:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    errors, start = [], 0
-    for batch in BATCHES:
-        part = [np.ascontiguousarray(np.take(x, range(start, start + batch), 0, mode="wrap")) for x in inputs]
-        got = session.run(None, dict(zip(names, part, strict=True)))[0]
-        errors.append(np.abs(got.astype(np.float64) - reference(*part).numpy()).ravel())
-        start += batch
-    joined = np.concatenate(errors)
-    return Parity(
-        unit=unit,
-        batches=BATCHES,
-        max_error=float(joined.max()),
-        error_99_9=float(np.percentile(joined, 99.9)),
-        tolerance=tolerance,
-    )

@@ -1,13 +1,16 @@
 """The `reeltint` command without a server."""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import typer
 from reeltint._cli import main, orderly
-from reeltint._cli.colorize import _stills, seconds
+from reeltint._cli.colorize import _stills, references, seconds
 from reeltint._errors import InvalidRequest
+from reeltint._project import PlannedScene, Project, ReferenceChoice, write_project
+from reeltint._scenes import Scene
 from reeltint_export._cli import app as export_app
 from reeltint_training._cli import app as train_app
 from support import ROOT
@@ -70,6 +73,50 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyt
     assert _run(monkeypatch, "colorize", tmp_path / "still.png", tmp_path / "o.png", "--start", "1") == 2
     assert "--start" in capsys.readouterr().err
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_options_of_scenes_that_do_not_go_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused with one sentence before a server is started."""
+    for name in ("reel.mkv", "still.png", "3=still.png"):
+        (tmp_path / name).touch()
+    plan, still = tmp_path / "reel.scenes.json", tmp_path / "still.png"
+    choice = ReferenceChoice(origin="automatic", frame=3)
+    scene = PlannedScene(scene=Scene(start=0, end=9, transition="start"), reference=choice)
+    write_project(plan, Project(film=str(tmp_path / "reel.mkv"), frames=9, frame_rate=None, scenes=(scene,)))
+    wrong: dict[tuple[object, ...], str] = {
+        ("--only", "1"): "no .*out.mkv whose other scenes",
+        ("--only", "1,x"): "--only 1,x: numbers of scenes",
+        ("--only", "0"): "--only 0: numbers",
+        ("--reference", tmp_path / "absent.png"): "absent.png: no such file",
+        ("--reference", f"0={still}"): "counted from 1",
+        ("--reference", still, "--reference", still): "the film has one already",
+        ("--reference", f"2={still}", "--reference", f"2={still}"): "scene 2 has one already",
+        ("--scenes", plan, "--reference", f"2={still}"): "has 1 scene",
+        ("--scenes", plan, "--reference", still): "--reference STILL does not go with --scenes",
+        ("--scenes", plan, "--library", tmp_path): "--library does not go with --scenes",
+        ("--scenes", plan, "--min-scene", "4"): "--min-scene does not go",
+        ("--scenes", still): "still.png, line 1: not JSON",
+        ("--no-scenes", "--smoothing", "1"): "--smoothing does not go with --no-scenes",
+        ("--no-scenes", "--reference", still): "--reference does not go with --no-scenes",
+        ("--saturation", "2.5"): "saturation",
+        ("--smoothing", "-1"): "smoothing",
+    }
+    for options, said in wrong.items():
+        assert _run(monkeypatch, "colorize", tmp_path / "reel.mkv", tmp_path / "out.mkv", *options) == 2, options
+        assert re.search(said, capsys.readouterr().err), options
+    assert _run(monkeypatch, "colorize", still, tmp_path / "out.png", "--only", "1") == 2
+    assert "--only is for films" in capsys.readouterr().err
+
+
+def test_references_of_the_film_and_of_scenes(tmp_path: Path) -> None:
+    film, third = tmp_path / "a.png", tmp_path / "b=c.png"
+    film.touch()
+    third.touch()
+    assert references([]) == (None, {})
+    assert references([str(film), f"3={third}", f"12={film}"]) == (film, {3: third, 12: film})
+    assert references([str(third)]) == (third, {})
 
 
 def test_an_interrupt_says_what_was_kept(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from reeltint._errors import ReeltintError
+from reeltint._errors import InvalidRequest, ReeltintError
+from reeltint._tls import Tls
 
 _HERE = Path(__file__).parent
 _EXTRA = 'the local server needs the extra "local": pip install "reeltint[local]"'
@@ -32,6 +33,8 @@ _SHM = Path("/dev/shm")
 _SYSTEM_LIBRARIES = [Path(f"/usr/lib/{platform.machine()}-linux-gnu"), Path("/usr/lib64"), Path("/usr/lib")]
 _REGION_MIB = 64  # shared memory of one model instance at start: 8 frames of 1080p in, their chroma out
 _POLL_S = 0.05
+_ADMIN = "model-repository,shared-memory,trace,logging"
+_ADMIN_HEADER = "admin-key"  # of HTTP; of gRPC it is triton-grpc-protocol-admin-key
 _ANSWERS_LEAVE_S = 0.1  # the last answers are on their way out
 # Not worth a reader's time: info lines and tables; what Triton says about a missing GPU; and that it was told to stop.
 _DETAIL = re.compile(r"I\d{4} |[+|]|$")
@@ -89,6 +92,9 @@ class LocalTriton:
         grpc_port: int = 0,
         http_port: int = 0,
         metrics_port: int = 0,
+        tls: Tls | None = None,
+        admin_key: str | None = None,
+        arguments: Sequence[str] = (),
         log: Callable[[str], object] | TextSink | None = None,
         verbose: bool = False,
         start_timeout_s: float = 120.0,
@@ -103,14 +109,29 @@ class LocalTriton:
             grpc_port: Port of gRPC; 0 takes a free one, as for the two others.
             http_port: Port of HTTP.
             metrics_port: Port of the metrics.
+            tls: The server's certificate and key for gRPC, and with `ca` the authority whose clients alone it lets in.
+                HTTP, which Triton cannot encrypt, is then on the loopback interface only; the metrics are as ever.
+            admin_key: Who sends it may load and unload models and use shared memory, trace and log settings: metadata
+                `triton-grpc-protocol-admin-key` of gRPC, header `admin-key` of HTTP. None leaves all that open on the
+                loopback interface and closes it on others.
+            arguments: Further arguments of tritonserver, as they are.
             log: Where Triton's log goes, line by line: a function (called on another thread) or an open text file.
             verbose: Forward the whole log, from the start; else its warnings and errors, once the server is ready
                 (what goes wrong before is in the `ServeError`).
             start_timeout_s: How long the models may take to load.
             stop_timeout_s: How long requests in flight may take at the end before the server is killed.
+
+        Raises:
+            InvalidRequest: `tls` lacks the certificate, or `admin_key` is not one.
         """
+        if tls is not None and tls.certificate is None:
+            raise InvalidRequest("tls: a server needs a certificate and its key")
+        if admin_key is not None and not re.fullmatch(r"[\w.~-]{16,}", admin_key, re.ASCII):
+            raise InvalidRequest("admin_key: at least 16 letters, digits or -._~")
         self._models, self._only, self._host = models, tuple(only), host
         self._ports = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
+        self._hosts = dict.fromkeys(self._ports, host) | ({"http": "127.0.0.1"} if tls else {})
+        self._arguments = (*_encrypted(tls), *_restricted(admin_key, host), *arguments)
         self._log, self._verbose = log, verbose
         self._start_timeout_s, self._stop_timeout_s = start_timeout_s, stop_timeout_s
         self._supervisor: subprocess.Popen[bytes] | None = None
@@ -151,10 +172,11 @@ class LocalTriton:
             raise ServeError("the server runs already")
         models = _models(default_models() if self._models is None else Path(self._models), self._only)
         wheel = _wheel()
+        _fit(models, self._only)
         stub, environment = _stub(wheel), _environment(wheel)
         attempts = 3 if 0 in self._ports.values() else 1  # a free port may be taken before Triton gets to it
         for attempt in range(attempts):
-            self._bound = _ports(self._host, self._ports)
+            self._bound = _ports(self._hosts, self._ports)
             try:
                 self._launch(models, wheel, stub, environment)
                 self._wait_until_ready(models)
@@ -204,7 +226,7 @@ class LocalTriton:
     def _address(self, service: str) -> str:
         if service not in self._bound:
             raise ServeError("the server has not been started")
-        host = "127.0.0.1" if self._host == "0.0.0.0" else self._host
+        host = "127.0.0.1" if self._hosts[service] == "0.0.0.0" else self._hosts[service]
         return f"{host}:{self._bound[service]}"
 
     def _running(self) -> "subprocess.Popen[bytes]":
@@ -226,9 +248,10 @@ class LocalTriton:
             f"--backend-config=python,shm-region-prefix-name={prefix}",
             f"--backend-config=python,shm-default-byte-size={default_mib * _MIB}",
             f"--backend-config=python,shm-growth-byte-size={growth_mib * _MIB}",
-            *(f"--{service}-address={self._host}" for service in self._bound),
+            *(f"--{service}-address={self._hosts[service]}" for service in self._bound),
             *(f"--{service}-port={port}" for service, port in self._bound.items()),
         ]
+        command += self._arguments
         if self._only:
             command += ["--model-control-mode=explicit", *(f"--load-model={name}" for name in self._only)]
         self._lines.clear()
@@ -355,6 +378,15 @@ def _models(folder: Path, only: Sequence[str]) -> Path:
     return folder.resolve()
 
 
+def _fit(models: Path, only: Sequence[str]) -> None:
+    """Compare what the export wrote with its manifests and configs, before Triton sees it."""
+    from reeltint_export.check import start_problems
+
+    if found := start_problems(models, only):
+        more = f", and {len(found) - 1} more: reeltint-export check {models}" if len(found) > 1 else ""
+        raise ServeError(f"a model of {models} is unfit: {found[0]}{more}")
+
+
 def _wheel() -> Path:
     """Return the folder `tritonserver` of the nvidia-pytriton wheel, without importing that package."""
     if any(importlib.util.find_spec(name) is None for name in ("pytriton", "onnxruntime", "numpy")):
@@ -384,10 +416,28 @@ def _reason(logged: str) -> str:
     return " ".join(re.sub(r"^\w+(Error|Exception): ", "", text).split())
 
 
-def _ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
+def _encrypted(tls: Tls | None) -> list[str]:
+    if tls is None:
+        return []
+    files = {"server-cert": tls.certificate, "server-key": tls.key, "root-cert": tls.ca}
+    return [
+        "--grpc-use-ssl=true" if tls.ca is None else "--grpc-use-ssl-mutual=true",
+        *(f"--grpc-{name}={Path(file).resolve()}" for name, file in files.items() if file is not None),
+    ]
+
+
+def _restricted(key: str | None, host: str) -> list[str]:
+    if key is None and (host == "localhost" or host.startswith("127.")):
+        return []
+    rule = f"{_ADMIN}:{_ADMIN_HEADER}={key or secrets.token_urlsafe()}"
+    return [f"--grpc-restricted-protocol={rule}", f"--http-restricted-api={rule}"]
+
+
+def _ports(hosts: dict[str, str], wanted: dict[str, int]) -> dict[str, int]:
     """Return the wanted ports, each checked to be free; 0 becomes a free one."""
     bound: dict[str, int] = {}
     for service, port in wanted.items():
+        host = hosts[service]
         # Outside the range from which the kernel gives ports to outgoing connections.
         candidates = [port] if port else random.sample(range(20_000, 32_000), 50)
         for candidate in candidates:
