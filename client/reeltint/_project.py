@@ -7,11 +7,11 @@
       "frame_rate": "24000/1001",
       "scenes": [
         {"start": 0, "end": 120, "transition": "start", "reference": {"origin": "given", "path": "harbour.png"},
-         "saturation": 1.0, "smoothing": 0.5},
+         "saturation": 1.0, "smoothing": 0.8},
         {"start": 100, "end": 250, "transition": "dissolve", "reference": {"origin": "automatic", "frame": 180},
-         "saturation": 0.8, "smoothing": 0.5},
+         "saturation": 0.8, "smoothing": 0.8},
         {"start": 250, "end": 330, "transition": "cut", "reference": {"origin": "earlier", "scene": 1,
-         "similarity": 0.97}, "saturation": 1.0, "smoothing": 0.5}
+         "similarity": 0.97}, "saturation": 1.0, "smoothing": 0.8}
       ]
     }
 

@@ -43,6 +43,7 @@ STRIPES = 4
 _DELTA = 0.2068966  # 6/29: CIELAB's curve is a cube above it and its tangent below
 _UNIT = math.sqrt(3) * _DELTA  # f(X), f(Y), f(Z) are held in this unit, see _linear_light
 _OFFSETS = np.array([1 / 500, -1 / 200])[:, None, None]  # f(X) - f(Y) and f(Z) - f(Y) of a* and b*
+_AB_LIMIT = 256.0  # Lab units: past any colour
 
 _Array = NDArray[np.generic]
 _Value = tuple[str, int, Sequence[int | str]]  # name, element type, shape
@@ -360,7 +361,10 @@ def _guided(graph: _Graph, lightness: str, down: _Bands, across: _Axis) -> tuple
     not of the cells' means: grain, lettering and fine texture, of which ab at this resolution says nothing, are not
     mistaken for edges.
     """
-    x = graph.op("Mul", "ab", graph.constant(_OFFSETS / _UNIT))
+    # what is not a number would become an index outside the tables
+    finite = graph.op("Where", graph.op("IsNaN", "ab"), graph.constant(0.0), "ab")
+    finite = graph.op("Clip", finite, graph.constant(-_AB_LIMIT), graph.constant(_AB_LIMIT))
+    x = graph.op("Mul", finite, graph.constant(_OFFSETS / _UNIT))
     zero, axis, stride = (graph.constant([value]) for value in (0, 2, down.step))
     some = graph.op("Slice", lightness, zero, down.count, axis, stride)  # of chroma's rows every second will do
     rows, columns = graph.op("Transpose", down.averaging(down.step), perm=[1, 0]), across.averaging()

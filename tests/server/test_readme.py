@@ -17,5 +17,6 @@ def test_the_first_example_runs(triton: str) -> None:
         write = written.append
 
     batches = [np.full((2, 48, 64), grey, np.uint8) for grey in (20, 200)]
-    exec(example[1].replace("localhost:8001", triton), {"batches": batches, "encoder": Encoder})
+    given = {"batches": batches, "photograph": np.full((40, 50, 3), 90, np.uint8), "encoder": Encoder}
+    exec(example[1].replace("localhost:8001", triton), given)
     assert [chroma.shape for chroma in written] == [(2, 2, 24, 32)] * 2

@@ -238,3 +238,13 @@ def test_parts_of_a_batch_do_not_touch() -> None:
     for model, inputs in ((lab_split(32), {"frames": frames}), (lab_merge(), both), (chroma_merge(), both)):
         alone = [run(model, **{name: x[i : i + 1] for name, x in inputs.items()}) for i in range(5)]
         np.testing.assert_allclose(run(model, **inputs), np.concatenate(alone), atol=2e-4)
+
+
+@pytest.mark.parametrize("merge", [lab_merge, chroma_merge])
+def test_what_is_no_number_is_no_colour(merge: Any) -> None:
+    frames = noise(1, 32, 48)
+    plain = np.zeros((1, 2, 8, 8), np.float32)
+    broken = plain.copy()
+    broken[:, :, :2] = np.nan
+    assert np.array_equal(run(merge(), frames=frames, ab=broken), run(merge(), frames=frames, ab=plain))
+    assert run(merge(), frames=frames, ab=np.full((1, 2, 8, 8), np.inf, np.float32)).shape[0] == 1

@@ -46,7 +46,7 @@ def test_one_checkpoint_becomes_every_model(checkpoint: Path, tmp_path: Path) ->
         assert lint(half) == []
     assert set(manifests["exemplar_colorizer"]["parity"]) == {"ab", "confidence"}
     assert all(output["passed"] for manifest in manifests.values() for output in manifest["parity"].values())
-    assert manifests["reference_encoder"]["graph"]["outputs"][0]["dims"] == [64, (32 // 4) ** 2]
+    assert manifests["reference_encoder"]["graph"]["outputs"][0]["dims"] == [KEYS, (32 // 4) ** 2]
 
 
 def test_an_embedder_that_is_not_there(checkpoint: Path, tmp_path: Path) -> None:

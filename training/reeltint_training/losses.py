@@ -53,11 +53,15 @@ class RebalancedCrossEntropy:
 class ExemplarLoss:
     """Huber loss of ab, at twice the network's output size, of the result and, half as heavy, of what was carried.
 
+    The confidence learns to be high where what was carried is nearer to the truth than the automatic colour, or as
+    near: without being told, the correction would do its work and leave it high everywhere.
+
     Args:
         network: Only its own weights learn; HueNet's inside stay.
     """
 
     _KNEE = 4.0  # Lab units: squared error below, absolute above
+    _CONFIDENCE = 0.1  # weight of its cross-entropy
 
     def __init__(self, network: ExemplarNet) -> None:
         self._network = network
@@ -69,10 +73,17 @@ class ExemplarLoss:
         with torch.no_grad():
             automatic = network.base.decode(network.base.classify(fine))
         carried, spread, cosine = network.carry(queries, keys, colours)
-        result, _ = network.blend(lightness, fine, automatic, carried.float(), spread, cosine)
+        result, confidence = network.blend(lightness, fine, automatic, carried.float(), spread, cosine)
         target = functional.avg_pool2d(truth, network.output_stride // 2)
         loss = 0.5 * self._distance(carried.float(), target) + self._distance(result, target)
-        return loss / 10
+
+        coarse = functional.avg_pool2d(truth, network.output_stride)
+        worse = (automatic - coarse).norm(dim=1, keepdim=True) - (carried.detach().float() - coarse).norm(
+            dim=1, keepdim=True
+        )
+        right, sure = torch.sigmoid(worse / self._KNEE + 1), confidence.float().clamp(1e-4, 1 - 1e-4)
+        doubt = -(right * sure.log() + (1 - right) * (1 - sure).log()).mean()
+        return loss / 10 + self._CONFIDENCE * doubt
 
     def _distance(self, ab: Tensor, target: Tensor) -> Tensor:
         enlarged = functional.interpolate(ab, target.shape[-2:], mode="bilinear")

@@ -15,6 +15,7 @@ from rich.console import Console
 from reeltint._cli.colorize import _progress, connect
 from reeltint._errors import InvalidRequest
 from reeltint._film import FilmReader, write_still
+from reeltint._library import Library
 from reeltint._project import write_project
 from reeltint._references import plan, wants_a_person
 from reeltint._scene_sheet import contact_sheet
@@ -45,6 +46,9 @@ def scenes(
         Path | None, typer.Option(metavar="JSON", help="Write a scenes file to edit and for colorize --scenes.")
     ] = None,
     min_scene: Annotated[int, typer.Option(min=1, help="Frames of the shortest scene; shorter ones are joined.")] = 3,
+    library: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Library to find references in, for --out.")
+    ] = None,
     server: Annotated[
         str | None, typer.Option(help="HOST:PORT of gRPC, to find scenes that look alike for --out; not needed.")
     ] = None,
@@ -57,6 +61,8 @@ def scenes(
         raise InvalidRequest("--json and --csv do not go together")
     if server and out is None:
         raise InvalidRequest("--server is for --out")
+    if library and out is None:
+        raise InvalidRequest("--library is for --out")
     if not film.exists():
         raise InvalidRequest(f"{film}: no such file")
     detector = SceneDetector(min_scene=min_scene)
@@ -71,8 +77,9 @@ def scenes(
             found: Sequence[Scene] = find_scenes(reader, detector, tell)
         else:
             with ExitStack() as opened:
-                colorizer = opened.enter_context(connect(server, None)) if server else None
-                project = plan(film, colorizer, detector=detector, strict=strict, on_frame=tell)
+                colorizer = opened.enter_context(connect(server, None)) if server or library else None
+                photographs = opened.enter_context(Library(library, colorizer.embed)) if library and colorizer else None
+                project = plan(film, colorizer, detector=detector, library=photographs, strict=strict, on_frame=tell)
             write_project(out, project)
             found = [planned.scene for planned in project.scenes]
             for number, why in wants_a_person(project).items():

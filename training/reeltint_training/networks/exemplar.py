@@ -16,7 +16,7 @@ from torch.nn import functional
 from reeltint_training.networks.huenet import HueNet
 from reeltint_training.networks.resnet18 import BasicBlock
 
-KEYS = 64
+KEYS = 32
 _AB = 50.0  # Lab units in one unit of the correction network
 
 
@@ -57,12 +57,13 @@ class ExemplarNet(nn.Module):
     def encode(self, lightness: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [B, KEYS, S/4, S/4] of length 1, and the decoder's features there [B, 96, S/4, S/4]."""
         (_, quarter, eighth, sixteenth, deepest), coarse, fine = self.base.features(lightness)
-        total = self.project[5](functional.normalize(fine, dim=1))
-        for project, group in zip(self.project, (quarter, eighth, sixteenth, deepest, coarse), strict=False):
-            part = project(functional.normalize(group, dim=1))
-            if part.shape != total.shape:
-                part = functional.interpolate(part, total.shape[-2:], mode="bilinear")
-            total = total + part
+        groups = (quarter, eighth, sixteenth, deepest, coarse, fine)
+        parts = [
+            project(functional.normalize(group, dim=1)) for project, group in zip(self.project, groups, strict=True)
+        ]
+        total = parts[0] + parts[5]
+        for part in (parts[1] + parts[4], parts[2], parts[3]):
+            total = total + functional.interpolate(part, total.shape[-2:], mode="bilinear")
         return functional.normalize(total, dim=1), fine
 
     def remember(self, lightness: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
