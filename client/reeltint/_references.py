@@ -42,11 +42,11 @@ of those beyond half do.
 """
 DOUBTFUL_PHOTOGRAPH = 0.75
 """From here on a photograph is taken, and a person is asked to look."""
-LOW_CONFIDENCE = 0.945
+LOW_CONFIDENCE = 0.6
 """A scene whose mean confidence stays below wants a person's look.
 
-The confidence is a cosine of features and seldom small: with the shipped `exemplar_colorizer` 48 of 50 references from
-another clip stay below this, of 25 from the same clip's first frame one (benchmarks/references.py).
+With the shipped `exemplar_colorizer` 46 of 50 references from another clip stay below this, and of 25 from the same
+clip's first frame one (benchmarks/references.py).
 """
 
 _EMBED_BATCH = 16

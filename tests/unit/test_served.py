@@ -13,6 +13,7 @@ from reeltint_export.engines import lint
 from reeltint_export.half import half_tensors, to_half
 from reeltint_training.checkpoints import save_checkpoint
 from reeltint_training.networks import NETWORKS
+from reeltint_training.networks.exemplar import KEYS
 from skimage import data
 from torch import nn
 from typer.testing import CliRunner
