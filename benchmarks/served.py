@@ -24,6 +24,7 @@ class InProcess:
     def __init__(self, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the server: else they fight
         self._split, self._network, self._merge = (
             onnxruntime.InferenceSession(
                 str(MODELS / name / "1/model.onnx"), options, providers=["CPUExecutionProvider"]

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 ROWS = ("grey", "automatic", "Reinhard", "copy only", "fed back", "exemplar")
 SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
+_LOUDEST = 110.0  # Lab units
 _SAME_LIGHT = 2.0  # L*: below it a pixel has not changed, and its colour should not
 _STILL = 4.0  # L*: the camera stays where the middle pixel has changed by less from the first to the last frame
 
@@ -109,6 +110,7 @@ def colour_clip(network: ExemplarNet, lab: Tensor) -> dict[str, Tensor]:
             by_reference, _ = network.blend(lightness, fine, automatic, *network.carry(queries, keys, ab))
             known = before or (keys, ab)
             fed_back, _ = network.blend(lightness, fine, automatic, *network.carry(queries, *known))
+            fed_back = fed_back.clamp(-_LOUDEST, _LOUDEST)  # or it grows without bounds
             before = queries.flatten(2), fed_back.flatten(2)
             flat = automatic.flatten(2)
             shifted = (flat - flat.mean(2, keepdim=True)) / flat.std(2, keepdim=True).clamp(min=1e-3)
