@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reeltint_export.colour_graphs import IR_VERSION, OPSET, lab_split
-from reeltint_export.onnx_export import ExportError, Storage, _quiet, _store_float16, _strip
+from reeltint_export.onnx_export import ExportError, Storage, graph_of
 
 EMBEDDER_SIZE = 160
 """Input size of the default embedder."""
@@ -64,24 +64,8 @@ def embedder_model(features: nn.Module, size: int, storage: Storage = "float16")
         shape = tuple(features(sample).shape)
     if len(shape) != 2 or shape[0] != 2:
         raise ExportError(f"the features of 2 frames have shape {list(shape)}, not [2, D]")
-    with _quiet():
-        program = torch.onnx.export(
-            _UnitLength(features),
-            (sample,),
-            input_names=["lightness"],
-            output_names=["embedding"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise ExportError("torch.onnx.export returned nothing")
-    network = program.model_proto
-    _strip(network)
+    network = graph_of(_UnitLength(features), {"lightness": sample}, ("embedding",), storage, batched=("lightness",))
     network.ir_version = IR_VERSION
-    if storage == "float16":
-        _store_float16(network.graph)
     model = compose.merge_models(
         compose.add_prefix(front, "split/", rename_inputs=False, rename_outputs=False),
         compose.add_prefix(network, "network/", rename_inputs=False, rename_outputs=False),

@@ -1,7 +1,5 @@
 """`reference_encoder` and `exemplar_colorizer`: the two graphs of an `ExemplarNet`, one set of weights."""
 
-from collections.abc import Mapping, Sequence
-
 import onnx
 import torch
 from onnx import TensorProto, compose, helper
@@ -17,7 +15,7 @@ from reeltint_export.colour_graphs import (
     _Graph,
     _triangle,
 )
-from reeltint_export.onnx_export import ExportError, Storage, _quiet, _store_float16, _strip
+from reeltint_export.onnx_export import ExportError, Storage, graph_of
 
 
 class _FromPicture(nn.Module):
@@ -63,6 +61,7 @@ def exemplar_models(network: ExemplarNet, size: int, storage: Storage = "float16
     encoder = graph_of(
         _FromPicture(network), {"picture": torch.zeros(1, 3, size, size)}, ("reference_keys", "reference_ab"), storage
     )
+    encoder.ir_version = IR_VERSION
     whole = compose.merge_models(
         compose.add_prefix(_resize(size), "resize/", rename_inputs=False, rename_outputs=False),
         compose.add_prefix(encoder, "network/", rename_inputs=False, rename_outputs=False),
@@ -72,45 +71,6 @@ def exemplar_models(network: ExemplarNet, size: int, storage: Storage = "float16
         "reference_encoder": finished(whole.graph, "reference_encoder"),
         "exemplar_colorizer": finished(colorizer.graph, "exemplar_colorizer"),
     }
-
-
-def graph_of(
-    module: nn.Module,
-    samples: Mapping[str, Tensor],
-    outputs: Sequence[str],
-    storage: Storage,
-    batched: Sequence[str] = (),
-) -> onnx.ModelProto:
-    """Export a module by example.
-
-    Args:
-        module: In evaluation mode.
-        samples: Its inputs by name, in order.
-        outputs: Names of what it returns.
-        storage: How large weights are stored.
-        batched: Inputs whose first dimension is free.
-    """
-    batch = torch.export.Dim("batch", min=1)
-    shapes = tuple({0: batch} if name in batched else None for name in samples)
-    with _quiet():
-        program = torch.onnx.export(
-            module,
-            tuple(samples.values()),
-            input_names=list(samples),
-            output_names=list(outputs),
-            dynamic_shapes=shapes if batched else None,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise ExportError("torch.onnx.export returned nothing")
-    model = program.model_proto
-    _strip(model)
-    model.ir_version = IR_VERSION
-    if storage == "float16":
-        _store_float16(model.graph)
-    return model
 
 
 def finished(graph: onnx.GraphProto, name: str) -> onnx.ModelProto:

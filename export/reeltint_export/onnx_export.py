@@ -4,13 +4,13 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from reeltint_export.colour_graphs import OPSET
 from reeltint_export.precision import Storage as Storage
@@ -37,13 +37,36 @@ def export_network(network: nn.Module, size: int, storage: Storage = "float16") 
     stride = int(network.stride)  # type: ignore[arg-type]
     if size < stride or size % stride:
         raise ExportError(f"input size {size} is not a positive multiple of {stride}, the stride of this network")
+    model = graph_of(network, {"lightness": torch.zeros(2, 1, size, size)}, ("ab",), storage, batched=("lightness",))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def graph_of(
+    module: nn.Module,
+    samples: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    storage: Storage,
+    batched: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """Export a module by example.
+
+    Args:
+        module: In evaluation mode.
+        samples: Its inputs by name, in order.
+        outputs: Names of what it returns.
+        storage: How large weights are stored.
+        batched: Inputs whose first dimension is free.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    shapes = tuple({0: batch} if name in batched else None for name in samples)
     with _quiet():
         program = torch.onnx.export(
-            network,
-            (torch.zeros(2, 1, size, size),),
-            input_names=["lightness"],
-            output_names=["ab"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            module,
+            tuple(samples.values()),
+            input_names=list(samples),
+            output_names=list(outputs),
+            dynamic_shapes=shapes if batched else None,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -54,7 +77,6 @@ def export_network(network: nn.Module, size: int, storage: Storage = "float16") 
     _strip(model)
     if storage == "float16":
         _store_float16(model.graph)
-    onnx.checker.check_model(model, full_check=True)
     return model
 
 
