@@ -106,8 +106,8 @@ class _Stopwatch:
 
 
 def default_batch(height: int, width: int) -> int:
-    """Frames of this size that make a good request: as many as fit into 4 MiB, 1 to 8."""
-    return max(1, min(8, 2**22 // (height * width)))
+    """Frames of this size that make a good request: as many as fit into 8 MiB, 1 to 8."""
+    return max(1, min(8, 2**23 // (height * width)))
 
 
 def colorize_film(
@@ -148,7 +148,7 @@ def colorize_film(
         quality: Its constant quality (CRF, CQ or qscale): smaller is better.
         preset: Its speed preset; None is `FilmWriter`'s choice.
         pixel_format: None is 4:2:0 at the source's bit depth.
-        batch: Frames a request; None takes as many as fit into 4 MiB, 1 to 8.
+        batch: Frames a request; None takes as many as fit into 8 MiB, 1 to 8.
         tolerate_damage: Go on where the decoder refuses a packet or the file is cut off, with a warning.
         on_frame: Called after each frame with the number of frames written and the time stamp in seconds.
 

@@ -246,7 +246,7 @@ def colorize(
     quality: Annotated[float, typer.Option(min=0, help="CRF, CQ or qscale: lower is better.")] = 18,
     preset: Annotated[str | None, typer.Option(help="The encoder's speed preset.")] = None,
     pixel_format: Annotated[str | None, typer.Option(help="Default: 4:2:0 at the source's bit depth.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Frames a request; by default some 4 MiB of them.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Frames a request; by default some 8 MiB of them.")] = None,
     tolerate_damage: Annotated[
         bool, typer.Option("--tolerate-damage", help="Go on past damaged parts of a film, naming them.")
     ] = False,
