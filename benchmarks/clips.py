@@ -1,16 +1,13 @@
 """Reference colouring on 25 colour clips, each coloured by its first true frame, by category.
 
-The clips are not part of the project: `../shared/data/clips.tar`, or what REELTINT_CLIPS names. Paper 3's published
-figures by category lie between 29.1 and 30.9 dB and .87 and .93 SSIM, on films of its own.
+Paper 3's published figures by category lie between 29.1 and 30.9 dB and .87 and .93 SSIM, on films of its own.
 """
 
-import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT
+from common import CLIPS, ROOT
 from reeltint_training.checkpoints import load_network
 from reeltint_training.clips import ROWS, ClipFigures, camera_stays, clips_of, measure_clip, summary
 from reeltint_training.networks.exemplar import ExemplarNet
@@ -31,9 +28,8 @@ def measure(every: int = 5) -> dict[str, Any]:
     assert isinstance(network, ExemplarNet)
     figures: dict[str, dict[str, ClipFigures]] = {}
     stays = []
-    source = Path(os.environ.get("REELTINT_CLIPS", ROOT.parent / "shared/data/clips.tar"))
     known = tuple(prefix for prefixes in CATEGORIES.values() for prefix in prefixes)
-    for name, frames in clips_of(source):
+    for name, frames in clips_of(CLIPS):
         if not name.startswith(known):
             continue  # a black-and-white film, tinted
         figures[name] = measure_clip(network, frames, spec.size, every)

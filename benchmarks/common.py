@@ -1,5 +1,6 @@
 """What the benchmarks share: grey test frames, a stopwatch that takes turns, the results folder."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from skimage import color, data
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "model_repository"
 RESULTS = Path(__file__).parent / "results"
+CLIPS = Path(os.environ.get("REELTINT_CLIPS", ROOT.parent / "shared/data/clips.tar"))
+"""Clips to measure on, which are not part of the project: a .tar file with a folder `color`."""
 SIZES = {"480p": (480, 854), "1080p": (1080, 1920)}
 
 

@@ -1,6 +1,6 @@
 """How sure the network is of a reference: a clip's own first frame in colour, another clip's, its key frame coloured.
 
-The clips are those of ../shared/data/clips.tar; each one's middle frame, in grey, is coloured by the three. Where the
+Each clip's middle frame, in grey, is coloured by the three. Where the
 mean confidence of right and wrong references parts is `reeltint._references.LOW_CONFIDENCE`.
 """
 
@@ -11,14 +11,13 @@ from typing import Any
 
 import av
 import numpy as np
-from common import MODELS, ROOT
+from common import CLIPS, MODELS
 from numpy.typing import NDArray
 from reeltint import Colorizer, Reference
 from reeltint._references import LOW_CONFIDENCE
 from reeltint._thumbnail import at_most
 from reeltint_local import LocalTriton
 
-CLIPS = ROOT.parent / "shared/data/clips.tar"
 _Picture = NDArray[np.uint8]
 
 

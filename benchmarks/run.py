@@ -1,4 +1,7 @@
-"""Run benchmarks, print their tables and keep them as JSON: run.py [served] [papers_way] [film]."""
+"""Run benchmarks, print their tables and keep them as JSON: run.py [served] [papers_way] [film] and others.
+
+Some measure on colour clips that are not part of the project; without them (REELTINT_CLIPS) they are left out.
+"""
 
 import importlib
 import json
@@ -6,14 +9,18 @@ import os
 import platform
 import sys
 
-from common import RESULTS
+from common import CLIPS, RESULTS
 
-NAMES = ("served", "papers_way", "film", "library", "references", "scenes", "exemplar", "smoothing")
+NAMES = ("served", "papers_way", "film", "library", "references", "scenes", "exemplar", "smoothing", "clips")
+ON_CLIPS = {"references", "smoothing", "clips"}
 
 
 def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     for name in sys.argv[1:] or NAMES:
+        if name in ON_CLIPS and not CLIPS.exists():
+            print(f"{name}: left out, {CLIPS} is not here", file=sys.stderr)
+            continue
         benchmark = importlib.import_module(name)
         result = benchmark.measure()
         machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}

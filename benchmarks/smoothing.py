@@ -12,11 +12,11 @@ import av
 import numpy as np
 import onnxruntime
 import torch
-from common import MODELS, RESULTS, ROOT
+from common import MODELS, RESULTS
 from numpy.typing import NDArray
 from reeltint._film import write_still
 from reeltint._project import DEFAULT_SMOOTHING
-from reeltint._scene_colour import Thumbnails
+from reeltint._scene_colour import lightness_of
 from reeltint._smoothing import REACH, Smoother
 from reeltint_training.clips import clips_of
 from reeltint_training.color import lab_to_srgb
@@ -24,7 +24,6 @@ from reeltint_training.data import to_lab
 from skimage import data
 from torch.nn import functional
 
-CLIPS = ROOT.parent / "shared/data/clips.tar"
 FRAMES, LINES = 32, 180  # of each clip, at most
 STRENGTHS = (0.0, DEFAULT_SMOOTHING, 1.0)
 _SAME_LIGHT = 2.0  # L*
@@ -62,9 +61,9 @@ class Networks:
 
 def smooth(ab: Array, grey: Array, strength: float) -> Array:
     """What the client makes of a scene's ab."""
-    smoother, thumbnail, done = Smoother(strength), Thumbnails(), []
+    smoother, done = Smoother(strength), []
     for plane, frame in zip(ab, grey, strict=True):
-        done += smoother.push(plane, thumbnail(frame, plane.shape[1:]))
+        done += smoother.push(plane, lightness_of(frame, plane.shape[1:]))
     return np.stack([*done, *smoother.finish()])
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from reeltint._closing import Closing
 from reeltint._codec import (
     EMBEDDER,
     ENCODER,
@@ -334,7 +335,7 @@ class AsyncColorizer:
             await self._retired.popleft()[1].close()
 
 
-class Colorizer:
+class Colorizer(Closing):
     """Colours batches of grey frames by a Triton server; `AsyncColorizer` without asyncio, same names and options."""
 
     def __init__(
@@ -362,14 +363,6 @@ class Colorizer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="reeltint", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> "Colorizer":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection and end the thread behind it."""

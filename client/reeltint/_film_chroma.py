@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,14 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 
+from reeltint._closing import Closing
 from reeltint._errors import FilmError
 from reeltint._film_read import FilmFrame, FilmReader
 
 Chroma = NDArray[np.uint8]
 
 
-class ChromaReader:
+class ChromaReader(Closing):
     """Reads the chroma of a coloured film beside its source, frame by frame.
 
     Values that `FilmWriter` stored without loss come back as they were given to it; those of a lossy encoder are what
@@ -42,14 +42,6 @@ class ChromaReader:
         if form.is_rgb or [part.plane for part in form.components] != [0, 1, 2] or form.is_big_endian:
             self._refuse(f"its pixel format {form.name} is not planar YUV")
         self._shape = ((height + 1) // 2, (width + 1) // 2)
-
-    def __enter__(self) -> "ChromaReader":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the film."""

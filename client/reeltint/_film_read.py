@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 
 import av
 import numpy as np
@@ -23,6 +22,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from reeltint._closing import Closing
 from reeltint._errors import FilmError
 
 logger = logging.getLogger("reeltint")
@@ -176,7 +176,7 @@ def _samples(frame: VideoFrame, bits: int, big_endian: bool, step: int, first: i
     return samples
 
 
-class FilmReader:
+class FilmReader(Closing):
     """Iterates over the pictures of a film, from the start each time.
 
     Use as a context manager. A `FilmWriter` made from it takes the packets of all other streams while it is iterated;
@@ -233,14 +233,6 @@ class FilmReader:
         except BaseException:
             self._container.close()
             raise
-
-    def __enter__(self) -> FilmReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reeltint._closing import Closing
 from reeltint._errors import FilmError, InvalidRequest, LibraryError
 from reeltint._film_still import read_still_rgb
 from reeltint._thumbnail import embedding_frame
@@ -140,7 +140,7 @@ def embed_still(path: Path | str, embed: Embed) -> Vectors:
     return np.asarray(embed(embedding_frame(read_still_rgb(path))[None])[0], np.float32)
 
 
-class Library:
+class Library(Closing):
     """An open library; use as a context manager, from one thread. Other processes may use it at the same time.
 
     Args:
@@ -185,14 +185,6 @@ class Library:
         except BaseException:
             self._data.close()
             raise
-
-    def __enter__(self) -> "Library":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the files."""

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reeltint._closing import Closing
 from reeltint._codec import Reference
 from reeltint._colorizer import Colorizer
 from reeltint._errors import FilmError, InvalidRequest
@@ -180,7 +180,7 @@ def wants_a_person(project: Project, confidence: Mapping[int, float] | None = No
     return found
 
 
-class ReferenceLoader:
+class ReferenceLoader(Closing):
     """Makes the references of a project's scenes, one at a time, in the order of the film.
 
     Use as a context manager. Key frames are read in one pass over the film beside the main one; a reference that a
@@ -202,14 +202,6 @@ class ReferenceLoader:
         self._reader: FilmReader | None = None
         self._frames: Iterator[tuple[int, FilmFrame]] = iter(())
         self._next_frame = 0
-
-    def __enter__(self) -> "ReferenceLoader":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the film."""

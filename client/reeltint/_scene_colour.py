@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from reeltint._codec import ColorBatch, Frames, Reference
@@ -23,6 +21,7 @@ from reeltint._colorizer import Colorizer
 from reeltint._errors import FilmError
 from reeltint._film import FilmFrame
 from reeltint._smoothing import Smoother
+from reeltint._thumbnail import resized
 
 if TYPE_CHECKING:
     from reeltint._project import PlannedScene
@@ -99,7 +98,6 @@ class SceneColours:
         self._sent: deque[tuple[_Run, list[tuple[int, Coloured, Frames]]]] = deque()
         self._order: deque[Coloured] = deque()
         self._references: dict[int, Future[Reference]] = {}
-        self._thumbnail = Thumbnails()
         self._confidence: dict[int, list[float]] = {}  # sum and count
         self.next = first
         """Index of the frame after the last that came."""
@@ -207,7 +205,7 @@ class SceneColours:
         ab = answer.ab if planned.saturation == 1 else answer.ab * np.float32(planned.saturation)
         for (index, coloured, small), plane in zip(batch, ab, strict=True):
             run.smoothed.append((index, coloured))
-            lightness = self._thumbnail(small, plane.shape[1:]) if run.smoother.strength else plane[0]
+            lightness = lightness_of(small, plane.shape[1:]) if run.smoother.strength else plane[0]
             self._hand_on(run, run.smoother.push(plane, lightness))
             if index == run.end - 1:
                 self._hand_on(run, run.smoother.finish())
@@ -250,38 +248,18 @@ def _weight(scenes: "Sequence[PlannedScene]", number: int, index: int) -> float:
 
 
 def reduced(grey: Frames, side: int) -> Frames:
-    """Shrink a frame [H, W] by whole numbers, averaging, so that its short side stays `side` or more.
+    """Shrink a frame [H, W] by a whole number, averaging, so that its short side stays `side` or more.
 
     The network looks at a square of half that side; it does not see the difference, the connection does.
     """
     factor = max(1, min(grey.shape) // side)
-    if factor == 1:
-        return grey
-    height, width = (length // factor * factor for length in grey.shape)
-    kind: Any = np.uint32 if factor > 15 else np.uint16
-    rows: NDArray[Any] = np.zeros((height // factor, width), kind)
-    for k in range(factor):
-        rows += grey[k:height:factor, :width]
-    total: NDArray[Any] = np.full((height // factor, width // factor), factor * factor // 2, kind)
-    for k in range(factor):
-        total += rows[:, k::factor]
-    means: Frames = (total // kind(factor * factor)).astype(np.uint8)
-    return means
+    return resized(grey, grey.shape[0] // factor, grey.shape[1] // factor)
 
 
-class Thumbnails:
-    """Makes frames as small as the network's ab, for the smoother; keeps swscale's context: one serves one thread."""
-
-    def __init__(self) -> None:
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, grey: Frames, size: tuple[int, ...]) -> Plane:
-        """L* of a frame [h, w], averaged down to `size`: [*size], 0..100, to about a fifth of a unit."""
-        height, width = size
-        picture = VideoFrame.from_ndarray(np.ascontiguousarray(grey), "gray")
-        small = self._reformatter.reformat(picture, width, height, "gray", interpolation=Interpolation.AREA)
-        lightness: Plane = _lightness()[small.to_ndarray()]
-        return lightness
+def lightness_of(grey: Frames, size: tuple[int, ...]) -> Plane:
+    """L* of a frame [h, w], averaged down to `size` for the smoother: [*size], 0..100, to about a fifth of a unit."""
+    height, width = size
+    return _lightness()[resized(grey, height, width)]
 
 
 @cache
