@@ -12,7 +12,7 @@ import av
 import numpy as np
 import onnxruntime
 import torch
-from common import MODELS, RESULTS
+from common import CLIPS, MODELS, RESULTS
 from numpy.typing import NDArray
 from reeltint._film import write_still
 from reeltint._project import DEFAULT_SMOOTHING
