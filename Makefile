@@ -40,7 +40,8 @@ clean:
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "reeltint: Python 3.11 or 3.12 is needed (Triton's wheel has no other);" \
 	  "name one: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -m venv .venv || { echo "reeltint: no venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "reeltint: no venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 .venv/.demo: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) -e ".[local,demo]"

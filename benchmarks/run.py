@@ -11,8 +11,8 @@ import sys
 
 from common import CLIPS, RESULTS
 
-NAMES = ("served", "papers_way", "film", "library", "references", "scenes", "exemplar", "smoothing", "clips")
-ON_CLIPS = {"references", "smoothing", "clips"}
+NAMES = ("served", "papers_way", "film", "library", "references", "scenes", "exemplar", "smoothing", "clips", "export")
+ON_CLIPS = {"references", "smoothing", "clips", "export"}
 
 
 def main() -> None:

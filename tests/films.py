@@ -102,13 +102,21 @@ def make_film(
     return luma
 
 
-def damaged(tmp_path: Path, at: int) -> Path:
-    """60 pictures at 25 a second, the packet of one of them overwritten."""
-    make_film(tmp_path / "whole.mp4", encoder="libx264", options={"bf": "0", "crf": "10"}, pts=range(60), gop=12)
-    data = bytearray((tmp_path / "whole.mp4").read_bytes())
-    with av.open(str(tmp_path / "whole.mp4")) as film:
+def hurt(path: Path, at: int, **options: Any) -> tuple[bytearray, slice]:
+    """Make a film; returns its bytes, and where among them one of its packets is."""
+    make_film(path, **options)
+    with av.open(str(path)) as film:
         packet = [packet for packet in film.demux(video=0) if packet.size][at]
         assert packet.pos is not None
-        data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+        data = path.read_bytes()
+        start = data.index(bytes(packet), packet.pos)
+        return bytearray(data), slice(start, start + packet.size)
+
+
+def damaged(tmp_path: Path, at: int) -> Path:
+    """60 pictures at 25 a second, the packet of one of them overwritten."""
+    options = {"bf": "0", "crf": "10"}
+    data, packet = hurt(tmp_path / "whole.mp4", at, encoder="libx264", options=options, pts=range(60), gop=12)
+    data[packet] = bytes(len(data[packet]))
     (tmp_path / "in.mp4").write_bytes(data)
     return tmp_path / "in.mp4"

@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import av
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from numpy.typing import NDArray
 
 from reeltint._codec import ColorBatch, Frames
 from reeltint._colorizer import Colorizer
-from reeltint._errors import FilmError, InvalidRequest
+from reeltint._errors import FilmError, InvalidRequest, ModelNotFound, ReeltintError, ServerBusy, ServerUnreachable
 from reeltint._film import FilmFrame, FilmReader, FilmWriter, read_still, write_still
 from reeltint._film_chroma import ChromaReader
+from reeltint._film_read import logger
 from reeltint._film_still import read_still_rgb
 from reeltint._scene_colour import SceneColours
 
@@ -149,11 +152,13 @@ def colorize_film(
         preset: Its speed preset; None is `FilmWriter`'s choice.
         pixel_format: None is 4:2:0 at the source's bit depth.
         batch: Frames a request; None takes as many as fit into 8 MiB, 1 to 8.
-        tolerate_damage: Go on where the decoder refuses a packet or the file is cut off, with a warning.
+        tolerate_damage: Go on where the decoder refuses a packet, a checksum is wrong or the file is cut off, with a
+            warning.
         on_frame: Called after each frame with the number of frames written and the time stamp in seconds.
 
     Raises:
-        InvalidRequest: `only` does not go with the other options, or names a scene that there is not.
+        InvalidRequest: `only` does not go with the other options, names a scene that there is not, or `encoder` would
+            make another codec of `target`.
         FilmError: The film cannot be read or written, or is not the project's; what was written is kept as a partial
             file that it names.
         ReeltintError: The server refused or did not answer; the partial file is kept as well.
@@ -180,7 +185,7 @@ def colorize_film(
             loader = opened.enter_context(ReferenceLoader(project, source, colorizer, start_s=origin_s))
             first = 0 if project_of_range else _frames_before(reader)
             colours = SceneColours(colorizer, project.scenes, loader.load, batch=size, only=only, first=first)
-            existing = opened.enter_context(ChromaReader(target, reader)) if only else None
+            existing = opened.enter_context(_existing(target, reader, encoder)) if only else None
             coloured = _by_scene(frames, colorizer, size, colours, existing, Path(source))
         with FilmWriter(
             target,
@@ -203,6 +208,7 @@ def colorize_film(
     warnings = [*reader.warnings, *writer.warnings]
     if project is not None and end_s is None and colours is not None and colours.next < project.frames:
         warnings.append(f"the film ends with frame {colours.next - 1}, its scenes with frame {project.frames - 1}")
+        logger.warning("%s: %s", source, warnings[-1])
     confidences = {} if colours is None else colours.confidences
     return Report(
         source=Path(source),
@@ -229,6 +235,58 @@ def _check_only(only: Collection[int], project: "Project | None", *, whole: bool
     for number in only:
         if not 1 <= number <= there:
             raise InvalidRequest(f"only: there is no scene {number}, the film has scenes 1 to {there}")
+
+
+def check_target(target: Path, reader: FilmReader, *, recoloured: bool, encoder: str, **options: Any) -> None:
+    """Find out what speaks against writing a film, before the work is done; leaves nothing behind.
+
+    Args:
+        target: The film to write.
+        reader: Its source.
+        recoloured: Only some scenes of it, so that it is there already.
+        encoder: As for `FilmWriter`.
+        **options: The others of `FilmWriter`.
+
+    Raises:
+        InvalidRequest: `encoder` would make another codec of a film that is there already.
+        FilmError: The film cannot be written so, or is not the source's.
+    """
+    if recoloured:
+        _existing(target, reader, encoder).close()
+    FilmWriter(target, reader, encoder=encoder, **options).abandon()
+
+
+def _existing(target: Path | str, reader: FilmReader, encoder: str) -> ChromaReader:
+    film = ChromaReader(target, reader)
+    with contextlib.suppress(UnknownCodecError):  # the writer tells
+        was, would_be = film.codec, av.Codec(encoder, "w").canonical_name
+        if was != would_be:
+            film.close()
+            problem = f"{target} is {was}, and encoder {encoder} would make it {would_be}"
+            raise InvalidRequest(f"only: {problem}; choose an encoder of {was} (--encoder)")
+    return film
+
+
+def check_project(project: "Project", file: Path, reader: FilmReader) -> None:
+    """Warn of scenes that were written down for another film.
+
+    Args:
+        project: The scenes.
+        file: Where they are from, for messages.
+        reader: The film that is to be coloured by them.
+
+    Raises:
+        InvalidRequest: They are for another film, of another length.
+    """
+    if Path(project.film).resolve() == reader.path.resolve():
+        return
+    frames = reader._video(reader._container).frames  # 0 where the container does not state them
+    if frames and frames != project.frames:
+        raise InvalidRequest(
+            f"{file}: is for {project.film} with {project.frames} frames, {reader.path} has {frames}; "
+            'if it is that film, name it there as "film"'
+        )
+    logger.warning("%s: the scenes file names %s", file, project.film)
 
 
 def _automatic(
@@ -365,9 +423,11 @@ def colorize_stills(
         A report of each still that was coloured, and the errors of those that were not.
 
     Raises:
+        InvalidRequest: A still would be written over one of them.
         FilmError: The reference cannot be read.
-        ReeltintError: The server refused or did not answer.
+        ReeltintError: The server has not got the model, is busy or not reachable, or refuses the reference.
     """
+    check_stills(stills)
     colours = None if reference is None else colorizer.reference(read_still_rgb(reference), origin=str(reference))
     reports: list[Report] = []
     failures: list[FilmError] = []
@@ -382,8 +442,10 @@ def colorize_stills(
             picture = np.concatenate([np.repeat(grey[..., None], 3, 2), rgb[0]], 1) if side_by_side else rgb[0]
             _make_folder(target.parent)
             write_still(target, picture)
-        except FilmError as error:
-            failures.append(error)
+        except (InvalidRequest, ModelNotFound, ServerBusy, ServerUnreachable):
+            raise  # the others would meet it as well
+        except ReeltintError as error:
+            failures.append(error if isinstance(error, FilmError) else _named(source, error))
         else:
             ended = time.perf_counter()
             reports.append(
@@ -400,6 +462,27 @@ def colorize_stills(
         if on_still:
             on_still(done)
     return reports, failures
+
+
+def check_stills(stills: dict[Path, Path]) -> None:
+    """Refuse to write a still over one that is to be read.
+
+    Args:
+        stills: What to read, and where to write it.
+
+    Raises:
+        InvalidRequest: A target is one of the sources.
+    """
+    sources = {source.resolve() for source in stills}
+    for target in stills.values():
+        if target.resolve() in sources:
+            raise InvalidRequest(f"{target}: is a still to be coloured, and would be overwritten by one in colour")
+
+
+def _named(still: Path, error: ReeltintError) -> FilmError:
+    named = FilmError(still, f"not coloured: {error}")
+    named.__cause__ = error
+    return named
 
 
 def _make_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -295,10 +296,12 @@ class AsyncColorizer:
 
     def _connected(self) -> grpc.aio.Channel:
         if self._channel is None:
+            # gRPC would ask the proxy of `http_proxy` for this machine's own server.
+            options = (*_CHANNEL, ("grpc.enable_http_proxy", int(not _is_loopback(self.address))))
             if self._credentials is None:
-                self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL)
+                self._channel = grpc.aio.insecure_channel(self.address, options=options)
             else:
-                self._channel = grpc.aio.secure_channel(self.address, self._credentials, options=_CHANNEL)
+                self._channel = grpc.aio.secure_channel(self.address, self._credentials, options=options)
         return self._channel
 
     async def _call(
@@ -445,6 +448,14 @@ class Colorizer(Closing):
             coroutine.close()
             raise InvalidRequest("this Colorizer is closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _infer(channel: grpc.aio.Channel) -> Any:

@@ -13,6 +13,7 @@ ReeltintError
 """
 
 from pathlib import Path
+from typing import Any
 
 
 class ReeltintError(Exception):
@@ -63,3 +64,11 @@ class FilmError(ReeltintError):
         self.path, self.time_s = Path(path), time_s
         at = "" if time_s is None else f" at {time_s:.3f} s"
         super().__init__(f"{path}{at}: {problem}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[FilmError], args: tuple[Any, ...]) -> FilmError:
+    """A pickled error by its text, which has grown where a partial film was kept."""
+    return kind.__new__(kind, *args)

@@ -43,6 +43,11 @@ class ChromaReader(Closing):
             self._refuse(f"its pixel format {form.name} is not planar YUV")
         self._shape = ((height + 1) // 2, (width + 1) // 2)
 
+    @property
+    def codec(self) -> str:
+        """FFmpeg's name of the coloured film's codec, such as h264."""
+        return self._film._video(self._film._container).codec_context.codec.canonical_name
+
     def close(self) -> None:
         """Close the film."""
         self._film.close()

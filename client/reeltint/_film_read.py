@@ -4,6 +4,7 @@ from __future__ import annotations  # av.Packet is generic only to type checkers
 
 import logging
 import math
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ _SEEK_MARGIN_S = 2  # decoding starts this much early: pictures after an open GO
 _OVERRUN_S = 5  # how far past the end of a trimmed range packets of other streams are looked for
 _LARGEST_STEP_BACK_S = 1
 _SHORTFALL_S = Fraction(1, 2)  # a file that ends this much before its stated duration is truncated
+
+
+_MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
 def reason(error: Exception) -> str:
@@ -185,9 +189,9 @@ class FilmReader(Closing):
     Trimming keeps the pictures with `start_s` <= time < `end_s`, in seconds from the film's first picture, exact to
     the picture. With `start_s` the output starts at time 0; without it all times stay as they are.
 
-    Damage: a packet that the decoder refuses and an end before the stated one are a FilmError, or, with
-    `strict=False`, warnings, and what can be read is read. Pictures that the decoder repaired, packets without a
-    picture and mended time stamps are counted in `warnings`.
+    Damage: a packet that the decoder refuses, a wrong checksum (FFV1) and an end before the stated one are a FilmError,
+    or, with `strict=False`, warnings, and what can be read is read. Pictures that the decoder repaired, packets without
+    a picture and mended time stamps are counted in `warnings`.
 
     Rotation is not applied to the luma; the writer passes it on. Interlaced pictures stay woven.
     """
@@ -395,10 +399,14 @@ class FilmReader(Closing):
         waiting = set(self._wanted)  # copied streams that have not reached the end of the range
         packets = container.demux()
         packets_read, decoded, done, interlaced = 0, 0, False, False
+        sought = self._seekable and self._begin is not None
+        start_s = max(0.0, float(self._begin or 0) - _SEEK_MARGIN_S) if sought else 0.0
+        checksums = _Checksums() if video.codec_context.name == "ffv1" else None
+        wrong: set[int | None] = set()  # time stamps of the packets whose checksum is
         previous: int | None = None
         reached = Fraction(0)
         while True:
-            at = None if previous is None else self._seconds(previous * time_base)
+            at = start_s if previous is None else self._seconds(previous * time_base)
             try:
                 packet = next(packets, None)
             except FFmpegError as error:
@@ -426,6 +434,8 @@ class FilmReader(Closing):
                 continue
             if packet.pts is not None and not packet.is_discard and packet.size:
                 pending.add(packet.pts)
+            if checksums is not None and checksums.are_wrong(packet):
+                wrong.add(packet.dts if packet.pts is None else packet.pts)
             try:
                 pictures = video.decode(packet)
             except av.error.EOFError:
@@ -435,7 +445,7 @@ class FilmReader(Closing):
                 continue
             for picture in pictures:
                 pts = self._mended(picture, previous, container)
-                self._drop_passed(pending, picture, decoded == 0)
+                self._drop_passed(pending, picture, reported=not sought or decoded > 0)
                 interlaced = interlaced or picture.interlaced_frame
                 if self._origin is None:
                     self._origin = pts * time_base
@@ -449,6 +459,8 @@ class FilmReader(Closing):
                     break
                 if self._begin is not None and moment < self._begin:
                     continue
+                if wrong and (picture.dts if picture.pts is None else picture.pts) in wrong:
+                    self._fail("the checksum of a picture is wrong here", self._seconds(pts * time_base))
                 if picture.is_corrupt:
                     self._note("damaged picture, repaired by the decoder,", self._seconds(pts * time_base))
                 yield picture, pts
@@ -477,11 +489,11 @@ class FilmReader(Closing):
         self._note("picture with a time stamp not after its predecessor's, moved behind it", at)
         return previous + 1
 
-    def _drop_passed(self, pending: set[int], picture: VideoFrame, is_first: bool) -> None:
-        """Forget the packets whose picture has come or cannot come any more, and count the latter."""
+    def _drop_passed(self, pending: set[int], picture: VideoFrame, *, reported: bool) -> None:
+        """Forget the packets whose picture has come or cannot come any more, and count the latter where `reported`."""
         passed = set(pending) if picture.pts is None else {pts for pts in pending if pts < picture.pts}
         pending -= passed | {picture.pts}
-        if picture.pts is not None and passed and picture.time_base and not is_first and not picture.interlaced_frame:
+        if picture.pts is not None and passed and picture.time_base and reported and not picture.interlaced_frame:
             self._note("packet without a picture", self._seconds(min(passed) * picture.time_base), len(passed))
 
     def _check_end(
@@ -525,6 +537,27 @@ class FilmReader(Closing):
         if self._end is None or time is None or self._origin is None:
             return False
         return time * packet.time_base - self._origin >= self._end + margin_s
+
+
+class _Checksums:
+    """The checksums in FFV1's packets, which FFmpeg compares without telling (RFC 9043, 4.9)."""
+
+    def __init__(self) -> None:
+        self._there = False  # a film may be without them
+
+    def are_wrong(self, packet: Packet[Stream]) -> bool:
+        """Whether a slice of the picture is not as it was written."""
+        data = bytes(packet)
+        end, right = len(data), []
+        while end >= 8:  # a slice's footer: 3 bytes of size, 1 of status, 4 of checksum
+            start = end - 8 - int.from_bytes(data[end - 8 : end - 5], "big")
+            if start < 0:
+                break
+            # CRC-32 from 0, highest bit first; zlib's goes lowest bit first, from all ones to all ones. It ends at 0.
+            right.append(zlib.crc32(data[start:end].translate(_MIRRORED), 0xFFFFFFFF) == 0xFFFFFFFF)
+            end = start
+        self._there = self._there or any(right)
+        return self._there and bool(data) and not (end == 0 and all(right))
 
 
 class _CannotSeek(Exception):

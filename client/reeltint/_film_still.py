@@ -15,6 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from numpy.typing import NDArray
 
 from reeltint._errors import FilmError, InvalidRequest
+from reeltint._film_partial import create_partial
 from reeltint._film_read import Luma, LumaExtractor, code_table, reason
 from reeltint._film_write import QP_TO_LAMBDA
 
@@ -90,7 +91,7 @@ def write_still(path: Path | str, rgb: NDArray[np.uint8]) -> None:
     if path.suffix.lower() not in _ENCODERS:
         raise FilmError(path, f"the suffix is none of {', '.join(_ENCODERS)}")
     encoder, pixel_format = _ENCODERS[path.suffix.lower()]
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial = create_partial(path)
     try:
         context = av.Codec(encoder, "w").create("video")
         context.height, context.width = rgb.shape[:2]
@@ -105,18 +106,22 @@ def write_still(path: Path | str, rgb: NDArray[np.uint8]) -> None:
         packets = context.encode(frame) + context.encode(None)
         partial.write_bytes(b"".join(bytes(packet) for packet in packets))
         partial.replace(path)
-    except (FFmpegError, OSError, ValueError) as error:
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise FilmError(path, f"cannot be written ({reason(error)})") from error
+        if isinstance(error, FFmpegError | OSError | ValueError):
+            raise FilmError(path, f"cannot be written ({reason(error)})") from error
+        raise
 
 
 def _orientation(data: bytes) -> int:
     """Read the EXIF orientation, 1 to 8, out of a picture file (EXIF 2.32, 4.6.4 A); 1 where there is none.
 
+    A TIFF begins with the same directory of tags that the others carry.
+
     PyAV tells the angle only, which is not enough for mirrored pictures.
     """
-    found = re.search(rb"(?:Exif\0\0|eXIf|EXIF.{4})(II\*\0|MM\0\*)", data, re.DOTALL)
+    found = re.search(rb"(?:\A|Exif\0\0|eXIf|EXIF.{4})(II\*\0|MM\0\*)", data, re.DOTALL)
     with suppress(struct.error):
         if found:
             order, start = ("<" if found[1][:1] == b"I" else ">"), found.start(1)

@@ -32,6 +32,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from reeltint._errors import FilmError, InvalidRequest
+from reeltint._film_partial import create_partial
 from reeltint._film_read import FilmFrame, FilmReader, code_table, display_matrix, logger, reason
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ _MP4_TAGS = {
 class FilmWriter:
     """Writes a colour film: the luma of `source` unchanged, given chroma, and all of its other streams.
 
-    Use as a context manager inside the source's. Pictures are written to `<stem>.partial<suffix>` beside the output,
-    which takes its name only at a clean close, when every picture that the source gave has been encoded. After an
-    error what was written so far is finished and kept under the partial name, and a FilmError says so.
+    Use as a context manager inside the source's. Pictures are written to a new file, `<stem>.partial<suffix>` beside
+    the output (or `.partial2`, `.partial3`, …), which takes its name only at a clean close, when every picture that the
+    source gave has been encoded. After an error what was written so far is finished and kept under the partial name,
+    and a FilmError says so.
 
     What is kept: time stamps of every picture (as exactly as the container can: 1 ms in Matroska, whole pictures in
     AVI), sample aspect ratio, rotation (as a display matrix; luma is stored as it was), colour range, primaries and
@@ -103,7 +105,6 @@ class FilmWriter:
                 encoder or pixel format, or one that the container or the luma's bit depth rules out.
         """
         self.path = Path(path)
-        self.partial_path = self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
         self.frames_written = 0
         self.warnings: list[str] = []
         self._source = source
@@ -119,7 +120,12 @@ class FilmWriter:
         self._last_dts: dict[int, int] = {}
         if self.path.resolve() == source.path.resolve():
             raise FilmError(self.path, "the output would overwrite the film that is being read")
-        self._container = self._open()
+        self.partial_path = create_partial(self.path)
+        try:
+            self._container = self._open()
+        except BaseException:
+            self.partial_path.unlink()
+            raise
         try:
             self._video = self._add_streams(encoder, quality, pixel_format, preset)
             self._add_tags()
@@ -200,13 +206,16 @@ class FilmWriter:
                 raise FilmError(self.path, f"{problem}; {kept}" if kept else problem, self._time_s) from error
             self._detach()
 
+    def abandon(self) -> None:
+        """Leave no film: remove the partial file."""
+        with self._lock:
+            if not self._closed:
+                self._discard()
+                self._detach()
+
     # Opening
 
     def _open(self) -> OutputContainer:
-        if self.path.is_dir():
-            raise FilmError(self.path, "it is a folder")
-        if not self.path.parent.is_dir():
-            raise FilmError(self.path, f"there is no folder {self.path.parent}")
         options = {}
         suffix = self.path.suffix.lower()
         if suffix in {".mkv", ".mka", ".webm"}:

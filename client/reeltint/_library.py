@@ -231,6 +231,7 @@ class Library(Closing):
             read: list[tuple[Path, bytes, tuple[int, int], NDArray[np.uint8]]] = []
             for path in batch:
                 try:
+                    str(path).encode()
                     digest = hashlib.sha256(path.read_bytes()).digest()
                     if self._knows(digest, path) or any(digest == other for _, other, _, _ in read):
                         result.known += 1
@@ -239,6 +240,8 @@ class Library(Closing):
                     if not _has_colour(rgb):
                         raise FilmError(path, "it has no colour to give: not added")
                     read.append((path, digest, (rgb.shape[1], rgb.shape[0]), embedding_frame(rgb)))
+                except UnicodeEncodeError:
+                    result.failures.append(FilmError(path, "its name is not UTF-8: not added; rename it"))
                 except OSError as error:
                     result.failures.append(FilmError(path, f"cannot be read ({error.strerror})"))
                 except FilmError as error:

@@ -22,7 +22,6 @@ is an error that names the line and the field.
 
 import json
 import math
-import os
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,6 +29,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
 from reeltint._errors import FilmError, InvalidRequest
+from reeltint._film_partial import create_partial
+from reeltint._film_still import read_still_rgb
 from reeltint._scenes import Scene, Transition
 
 Origin = Literal["given", "earlier", "library", "automatic"]
@@ -97,11 +98,12 @@ def read_project(path: Path | str) -> Project:
     """Read a project file.
 
     Raises:
-        InvalidRequest: No such file, not JSON, or not a project: file, line, scene and field are named.
+        InvalidRequest: No such file, not JSON, not a project, or a still that is no picture: file, line, scene and
+            field are named.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except OSError as error:
         raise InvalidRequest(f"{path}: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError as error:
@@ -126,9 +128,10 @@ def write_project(path: Path | str, project: Project) -> None:
     lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}," for key, value in head.items()]
     scenes = [f"    {json.dumps(_scene(each, folder), ensure_ascii=False)}" for each in project.scenes]
     text = "\n".join(["{", *lines, '  "scenes": [', ",\n".join(scenes), "  ]", "}", ""])
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = create_partial(path)
     try:
-        partial.write_text(text, encoding="utf-8")
+        # of names that are no UTF-8 the odd bytes as "\udc..", which JSON reads back
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -175,6 +178,7 @@ class _Reading:
     def __init__(self, path: Path, text: str) -> None:
         self._path, self._text = path, text
         self._decoder = json.JSONDecoder()
+        self._stills: set[Path] = set()  # that can be read
 
     def _fail(self, at: int, problem: str) -> NoReturn:
         line = self._text.count("\n", 0, at) + 1
@@ -307,8 +311,7 @@ class _Reading:
         path, scene, frame = None, None, None
         if needed == "path":
             path = self._path.parent / self._words(given, f"{label}.path")
-            if not path.is_file():
-                self._fail(given.at, f"{label}.path: no such file: {path}")
+            self._check_still(path, given.at, f"{label}.path")
         elif needed == "scene":
             scene = self._whole(given, f"{label}.scene", 1)
             if scene >= number:
@@ -327,6 +330,14 @@ class _Reading:
             frame=frame,
             similarity=None if similarity is None else self._number(similarity, f"{label}.similarity", 1.0, 0.0, -1.0),
         )
+
+    def _check_still(self, path: Path, at: int, label: str) -> None:
+        if path not in self._stills:
+            try:
+                read_still_rgb(path)
+            except FilmError as error:
+                self._fail(at, f"{label}: {error}")
+            self._stills.add(path)
 
     def _fields(
         self, value: _Value, label: str, needed: tuple[str, ...], optional: tuple[str, ...]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from threading import Event, Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,20 +192,32 @@ class ReferenceLoader(Closing):
         film: The film that they are of.
         colorizer: The server.
         start_s: Where the project's frame 0 is, for one that was planned from there on.
+
+    Raises:
+        FilmError: A still cannot be read: told now, not when its scene is reached.
     """
 
     def __init__(
         self, project: Project, film: Path | str, colorizer: Colorizer, *, start_s: float | None = None
     ) -> None:
+        for path in {planned.reference.path for planned in project.scenes}:
+            if path is not None:
+                read_still_rgb(path)
         self._project, self._film, self._colorizer, self._start_s = project, Path(film), colorizer, start_s
         self._made: dict[int, Reference] = {}
         self._last_use = {_root(project, number): number for number in range(1, len(project.scenes) + 1)}
         self._reader: FilmReader | None = None
         self._frames: Iterator[tuple[int, FilmFrame]] = iter(())
         self._next_frame = 0
+        self._closed, self._loading = Event(), Lock()
 
     def close(self) -> None:
-        """Close the film."""
+        """Close the film; what another thread is loading ends with the frame that it is at."""
+        self._closed.set()
+        with self._loading:
+            self._rewind()
+
+    def _rewind(self) -> None:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -214,20 +227,26 @@ class ReferenceLoader(Closing):
         """The reference of scene `number`, from 1; quickest in ascending order.
 
         Raises:
-            InvalidRequest: There is no such scene.
+            InvalidRequest: There is no such scene, or this was closed.
             FilmError: The still or the key frame cannot be read.
             ReeltintError: As `Colorizer.reference`.
         """
         if not 1 <= number <= len(self._project.scenes):
             raise InvalidRequest(f"there is no scene {number}; the project has {len(self._project.scenes)}")
         root = _root(self._project, number)
-        if root not in self._made:
-            picture, origin = self._picture(root)
-            self._made[root] = self._colorizer.reference(picture, origin=origin)
-        reference = self._made[root]
-        for each in [each for each in self._made if self._last_use[each] <= number]:
-            del self._made[each]
+        with self._loading:
+            self._check_open()
+            if root not in self._made:
+                picture, origin = self._picture(root)
+                self._made[root] = self._colorizer.reference(picture, origin=origin)
+            reference = self._made[root]
+            for each in [each for each in self._made if self._last_use[each] <= number]:
+                del self._made[each]
         return reference
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise InvalidRequest("this ReferenceLoader is closed")
 
     def _picture(self, number: int) -> tuple[NDArray[np.uint8], str]:
         choice = self._project.scenes[number - 1].reference
@@ -241,10 +260,11 @@ class ReferenceLoader(Closing):
 
     def _key_frame(self, wanted: int) -> NDArray[np.uint8]:
         if self._reader is None or wanted < self._next_frame:
-            self.close()
+            self._rewind()
             self._reader = FilmReader(self._film, start_s=self._start_s, strict=False)
             self._frames = enumerate(self._reader)
         for index, frame in self._frames:
+            self._check_open()
             self._next_frame = index + 1
             if index == wanted:
                 return frame.grey()

@@ -5,6 +5,7 @@ colour the frame and the results are cross-faded. What the network is sent is a 
 the colour to the whole one.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,8 @@ from reeltint._thumbnail import resized
 
 if TYPE_CHECKING:
     from reeltint._project import PlannedScene
+
+logger = logging.getLogger("reeltint")
 
 Plane = NDArray[np.float32]
 _USUAL_SIDE = 256
@@ -75,7 +78,7 @@ class SceneColours:
         colorizer: The server.
         scenes: All scenes of the film in order, as a project has them.
         load: Makes the reference of a scene by its number, from 1. It is called once a scene, in a thread, ahead of
-            time.
+            time; after an error or an interruption nobody waits for it.
         batch: Frames a request.
         only: Numbers of the scenes to colour; empty: all. Frames in none of them pass without colour.
         first: Index in the film of the first frame that comes.
@@ -92,12 +95,13 @@ class SceneColours:
         first: int = 0,
     ) -> None:
         self._colorizer, self._scenes, self._load, self._batch, self._first = colorizer, scenes, load, batch, first
+        self._only = set(only)
         self._side = 2 * (colorizer._network_side() or _USUAL_SIDE)
-        self._to_come = deque(run for run in _runs(scenes, set(only)) if run.end > first)
+        self._to_come = deque(run for run in _runs(scenes, self._only) if run.end > first)
         self._open: list[_Run] = []  # not all of their frames have been handed on
         self._sent: deque[tuple[_Run, list[tuple[int, Coloured, Frames]]]] = deque()
         self._order: deque[Coloured] = deque()
-        self._references: dict[int, Future[Reference]] = {}
+        self._coming: Future[Reference] | None = None  # the reference of the first run to come
         self._confidence: dict[int, list[float]] = {}  # sum and count
         self.next = first
         """Index of the frame after the last that came."""
@@ -119,17 +123,21 @@ class SceneColours:
             FilmError: The film has more frames than its scenes. This, and a FilmError that `frames` raises, comes
                 after all frames before it.
         """
+        if left := _left_behind(self._scenes, self._only):
+            numbers = ", ".join(map(str, left))
+            logger.warning("%s: scenes not coloured anew take the reference of one that is: %s", film, numbers)
         failure: FilmError | None = None
-        with ThreadPoolExecutor(1, thread_name_prefix="reference") as loader:
-            try:
-                for answer in self._colorizer._in_order(self._calls(frames, film, loader)):
+        loader = ThreadPoolExecutor(1, thread_name_prefix="reference")
+        try:
+            self._ask(loader)
+            for answer in self._colorizer._in_order(self._calls(frames, film, loader)):
+                if answer is not None:
                     self._take(answer)
-                    yield from self._done()
-            except FilmError as error:
-                failure = error
-            finally:
-                for reference in self._references.values():
-                    reference.cancel()
+                yield from self._done()
+        except FilmError as error:
+            failure = error
+        finally:
+            loader.shutdown(wait=False, cancel_futures=True)
         for run in self._open:
             self._hand_on(run, run.smoother.finish())
         yield from self._done()
@@ -138,8 +146,8 @@ class SceneColours:
 
     def _calls(
         self, frames: Iterable[FilmFrame], film: Path, loader: ThreadPoolExecutor
-    ) -> Iterator[Coroutine[Any, Any, ColorBatch]]:
-        """Requests in the order of the frames, each with frames of one scene."""
+    ) -> Iterator[Coroutine[Any, Any, ColorBatch | None]]:
+        """Requests in the order of the frames, each with frames of one scene; None for a frame of no wanted scene."""
         failure: FilmError | None = None
         here: list[_Run] = []
         try:
@@ -159,6 +167,8 @@ class SceneColours:
                     small = reduced(coloured.grey, self._side)
                     for run in here:
                         run.batch.append((index, coloured, small))
+                else:
+                    yield _nothing()  # or the frame would wait for the next scene's first answer
                 for run in here:
                     if len(run.batch) == self._batch:
                         yield self._send(run)
@@ -174,18 +184,17 @@ class SceneColours:
         """Open the runs that begin with this frame, and have the reference of the next one made."""
         begun = []
         while self._to_come and self._to_come[0].start <= index:
-            run = self._to_come.popleft()
-            self._ask(run, loader)
-            if self._to_come:
-                self._ask(self._to_come[0], loader)
-            run.reference = self._references.pop(run.number).result()
+            run, reference = self._to_come.popleft(), self._coming
+            self._ask(loader)
+            assert reference is not None
+            run.reference = reference.result()
             begun.append(run)
         self._open += begun
         return begun
 
-    def _ask(self, run: _Run, loader: ThreadPoolExecutor) -> None:
-        if run.number not in self._references:
-            self._references[run.number] = loader.submit(self._load, run.number)
+    def _ask(self, loader: ThreadPoolExecutor) -> None:
+        if self._to_come:
+            self._coming = loader.submit(self._load, self._to_come[0].number)
 
     def _send(self, run: _Run) -> Coroutine[Any, Any, ColorBatch]:
         self._sent.append((run, run.batch))
@@ -237,6 +246,15 @@ def _runs(scenes: "Sequence[PlannedScene]", only: set[int]) -> list[_Run]:
     return sorted(runs, key=lambda run: (run.start, run.number))
 
 
+def _left_behind(scenes: "Sequence[PlannedScene]", only: set[int]) -> list[int]:
+    """Scenes that are not of `only` but take the reference of one that is."""
+    taking = set(only)
+    for number, planned in enumerate(scenes, 1):
+        if planned.reference.scene in taking:
+            taking.add(number)
+    return sorted(taking - only)
+
+
 def _weight(scenes: "Sequence[PlannedScene]", number: int, index: int) -> float:
     """How much of a frame's colour is this scene's: of n frames of a dissolve the new scene has 1/(n+1) … n/(n+1)."""
     scene = scenes[number - 1].scene
@@ -271,3 +289,7 @@ def _lightness() -> Plane:
     table = table.astype(np.float32)
     table.flags.writeable = False
     return table
+
+
+async def _nothing() -> None:
+    """The answer about a frame that nobody is asked about."""

@@ -22,7 +22,8 @@ _SHIFTED = 0.8  # likeness to both ends, shifted, of the middle of a pan; that o
 _BESIDE = 4  # frames from the end of a dissolve to where no flash at its end reaches
 _SAME = 0.5  # distance below which what comes after black is what was before
 _COVERED = 32  # frames for which a hand may lie over the lens
-_DARK = 6  # frames of a fade that may count as black
+_DARK = 6  # frames of a fade, one way, that may count as black
+_FLAT = 3  # contrast of black at most; dust and grain on it reach 2.9
 _LONGEST_RAMP = 48  # frames of a fade, one way
 
 
@@ -304,11 +305,12 @@ class SceneDetector:
     def _fades(self, seen: Signals, core: slice, cuts: dict[int, float]) -> tuple[list[tuple[int, int]], list[_Join]]:
         """All that goes to black and back, frames [start, end), and the joins among them that end in the core."""
         contrast = seen.contrast
-        black = (contrast < 6) & (seen.level < 40)
-        padded = np.concatenate([[False], black, [False]])
-        edges = np.flatnonzero(padded[1:] != padded[:-1]).tolist()
+        black = (contrast < 2 * _FLAT) & (seen.level < 40)
+        for start, end in _stretches(black):
+            if end - start > 2 * _DARK:  # a scene at night lasts; the darkest of a fade is soon over, or flat
+                black[start:end] &= contrast[start:end] < _FLAT
         runs: list[list[int]] = []
-        for start, end in zip(edges[::2], edges[1::2], strict=True):
+        for start, end in _stretches(black):
             if runs and start - runs[-1][1] <= 3:
                 runs[-1][1] = end
             else:
@@ -409,6 +411,12 @@ def _overlap(start: int, end: int, other_start: int, other_end: int) -> float:
     """Frames in common to frames of either."""
     common = min(end, other_end) - max(start, other_start)
     return max(0, common) / (max(end, other_end) - min(start, other_start))
+
+
+def _stretches(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where it holds, [start, end) each."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]))).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _ramp(contrast: Array) -> int:

@@ -4,6 +4,7 @@ import json
 import platform
 import shlex
 import sys
+from dataclasses import asdict
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -16,6 +17,7 @@ from reeltint_export.publish import (
     PublishError,
     RepositoryBusyError,
     publish,
+    served,
     versions,
 )
 from reeltint_export.publish import promote as promote_version
@@ -79,16 +81,18 @@ def export(
 ) -> None:
     """Export a trained network and the colour graphs, compare them with torch, and publish them in a repository.
 
-    Nothing in TO changes unless every comparison passes, and then whole versions appear at once. Exit code 1: a graph
-    is past its tolerance (the report is then TO/export.failed.json), or the repository is unfit. Exit code 2: wrong
-    use, a checkpoint that does not load, or a disk that is full. Exit code 3: another export writes there, try again.
+    Nothing in TO changes unless every comparison passes and the repository stays fit; then whole versions appear at
+    once. Exit code 1: a graph is past its tolerance (the report is then TO/export.failed.json), or the repository
+    would be unfit. Exit code 2: wrong use, a checkpoint that does not load, or a disk that is full. Exit code 3:
+    another export writes there, try again.
     """
     from reeltint_training.checkpoints import CheckpointError, load_network
 
-    from reeltint_export.check import RepositoryError, require_sound
+    from reeltint_export.check import problems
     from reeltint_export.half import HalfError
     from reeltint_export.manifest import digest
     from reeltint_export.onnx_export import ExportError
+    from reeltint_export.parity import network_limits
     from reeltint_export.pictures import PictureError, photographs
     from reeltint_export.repository import repository_files
     from reeltint_export.served import compare_models, load_embedder, served_models
@@ -116,6 +120,7 @@ def export(
         "size": size,
         "checkpoint": {"name": checkpoint.name, "sha256": digest(checkpoint)},
     }
+    half = {"ab": asdict(network_limits(spec, "float16", storage))}
     tools = {name: installed(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")}
     stored = storage if precision == "float32" else precision
     facts = {
@@ -124,6 +129,7 @@ def export(
             "precision": precision if name in NETWORKS_IN_HALF else "float32",
             "storage": stored if name in NETWORKS_IN_HALF else "float32",
             "parity": {output: parity.report() for output, parity in figures[name].items()},
+            "half_limits": half if "ab" in figures[name] else {},
             "versions": tools | {"python": platform.python_version()},
         }
         for name in models
@@ -141,12 +147,12 @@ def export(
     _say_figures(figures)
     target = report or (None if passed else to / _FAILED_REPORT)
     try:
-        if passed:
-            publish(to, files)
-            (to / _FAILED_REPORT).unlink(missing_ok=True)
         if target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
+        if passed:
+            (to / _FAILED_REPORT).unlink(missing_ok=True)
+            publish(to, files, new=version == "new", check=problems)
     except RepositoryBusyError as error:
         _fail(str(error), _BUSY)
     except PublishError as error:
@@ -157,11 +163,11 @@ def export(
         typer.echo(text, nl=False)
     if not passed:
         _fail(f"past the tolerance: {to} is left as it was; see {target}", 1)
-    try:
-        require_sound(to)
-    except RepositoryError as error:
-        _fail(str(error), 1)
-    _say(f"version {number} is in {to}")
+    others = {name: there for name in models if number not in (there := served(to / name))}
+    stay = [
+        f"; {name} stays at {', '.join(map(str, there))}: reeltint-export promote" for name, there in others.items()
+    ]
+    _say(f"version {number} is in {to}{''.join(stay)}")
 
 
 @app.command()
@@ -183,9 +189,15 @@ def check(
 
     if not repository.is_dir():
         _fail(f"{repository}: no such folder", 2)
+    variants = sorted({path.stem for path in repository.glob("*/configs/*.pbtxt")})
+    if config_name is not None and config_name not in variants:
+        _fail(
+            f"--config-name {config_name}: no model has such a config, only {', '.join(variants) or 'config.pbtxt'}", 2
+        )
     host = this_host()
     found = problems(repository, config_name, host)
-    notes = [] if host.capability else ["no GPU here: engines were not loaded, only compared with their manifests"]
+    missing = "GPU" if host.capability is None else "TensorRT" if host.tensorrt is None else None
+    notes = [f"no {missing} here: engines were not loaded, only compared with their manifests"] if missing else []
     if as_json:
         entries = [dict(zip(("model", "problem"), line.split(": ", 1), strict=False)) for line in found]
         content = {"repository": str(repository), "fit": not found, "problems": entries, "notes": notes}
@@ -210,7 +222,7 @@ def engines(
     batch: Annotated[str, typer.Option(help="Smallest, best and largest batch.")] = "1,8,32",
     sizes: Annotated[
         str, typer.Option(help="Best and largest frames of each profile, rows x columns.")
-    ] = "480x854-576x1024,1080x1920-1200x2048",
+    ] = "480x854-576x1024,1080x1920-1556x2048",
     workspace_mib: Annotated[int | None, typer.Option(min=1, help="Memory that kernels may use; default: all.")] = None,
     version_compatible: Annotated[
         bool, typer.Option("--version-compatible", help="Engines load in later TensorRT too.")

@@ -9,30 +9,19 @@ from typing import Any
 
 import onnx
 
-from reeltint_export.chain import Chain
+from reeltint_export.chain import Chain, fitted
 from reeltint_export.engines import Engine, EngineError, EngineOptions, ToleranceError, build, compare, lint
 from reeltint_export.engines import tensorrt_module as load_tensorrt
 from reeltint_export.half import require_finite, to_half
 from reeltint_export.host import compute_capability, cuda_version
 from reeltint_export.manifest import NAME, ManifestError, file_facts, file_problems, read_manifest, seal
 from reeltint_export.pictures import Pictures
-from reeltint_export.precision import NETWORKS_IN_HALF, Precision
-from reeltint_export.profiles import BATCH, FRAMES, Profile, Shape, profiles
-from reeltint_export.publish import publish, publish_into_version, served
+from reeltint_export.precision import NETWORKS_IN_HALF, Precision, gpu_limits
+from reeltint_export.profiles import Profile, Shape, profiles
+from reeltint_export.publish import publish_into_versions, served
 from reeltint_export.tensorrt_configs import tensorrt_config
 
 PLAN, LOG = "model.plan", "model.plan.log"
-LIMITS: dict[str, dict[str, float]] = {
-    "ab": {"mean_error": 0.3, "error_99_9": 2.0},  # Lab units
-    "chroma": {"error_99_9": 1.0, "max_error": 2.0},  # of 255
-    "confidence": {"mean_error": 0.02, "error_99_9": 0.1},
-    "embedding": {"mean_error": 0.002, "error_99_9": 0.01},
-    "lightness": {"max_error": 1e-3},  # L*/100
-    "reference_ab": {"mean_error": 0.3, "error_99_9": 2.0},
-    "reference_keys": {"mean_error": 0.005, "error_99_9": 0.03},
-    "rgb": {"error_99_9": 1.0, "max_error": 2.0},
-}
-"""How far an engine may be from ONNX Runtime on the same graph, by output."""
 
 
 def parse_batch(text: str) -> tuple[int, int, int]:
@@ -76,10 +65,10 @@ def build_repository(
     out: Path | None = None,
     say: Callable[[str], object] = print,
 ) -> list[dict[str, Any]]:
-    """Build an engine of every ONNX model that the repository serves, and publish it unless it is for elsewhere.
+    """Build an engine of every ONNX model that the repository serves, and publish all unless they are for elsewhere.
 
-    Before the first is built, all graphs are linted and all profiles compared with what the configs promise. Profiles
-    other than the usual are written into the models' configs for TensorRT.
+    Before the first is built, all graphs are linted and all profiles compared with what the configs promise. With the
+    engines their profiles are written into the models' configs for TensorRT.
 
     Args:
         repository: The model repository.
@@ -106,10 +95,8 @@ def build_repository(
     for name in only:
         if name not in folders:
             raise ValueError(f"{repository} has no ONNX model {name!r}, only {', '.join(folders)}")
-    manifests = {} if options.targets else {name: _manifest(folder) for name, folder in folders.items()}
-    contents = {name: (folder / "model.onnx").read_bytes() for name, folder in folders.items()}
-    digests = {name: file_facts(content)["sha256"] for name, content in contents.items()}
-    models = {name: onnx.load_from_string(content) for name, content in contents.items()}
+    manifests = {name: _manifest(folder) for name, folder in folders.items()}
+    models = {name: onnx.load(folder / "model.onnx") for name, folder in folders.items()}
     shapes_of = {name: profiles(name, models, batch, sizes) for name in only or folders}
     variants = {
         f"{name}/configs/tensorrt.pbtxt": tensorrt_config((folders[name].parent / "config.pbtxt").read_text(), shapes)
@@ -121,26 +108,27 @@ def build_repository(
     if found:
         raise EngineError("TensorRT would refuse:\n  " + "\n  ".join(found))
     trt = load_tensorrt(ahead_of_time=bool(options.targets))
-    chain = Chain(models, pictures)
+    chain = Chain(models, fitted(pictures, [best for best, _ in sizes]), len(sizes))
     for name in sorted(halved):
         require_finite(name, models[name], (feeds for _, feeds in chain.requests(name, 1)))
 
-    built = []
+    built: list[dict[str, Any]] = []
+    contents: dict[Path, dict[str, bytes]] = {}
     for name, graph in graphs.items():
         shapes = shapes_of[name]
         engine = build(graph, shapes, options, trt)
-        record = _record(name, digests[name], engine, shapes, options, precision)
+        record = _record(name, manifests[name]["files"]["model.onnx"]["sha256"], engine, shapes, options, precision)
         say(f"{name:20} {len(engine.plan) / 2**20:6.2f} MiB  {engine.seconds:6.2f} s  {len(shapes)} profiles")
         if options.targets:
             _leave(out, name, options.targets, engine)
         else:
-            requests = list(chain.requests(name, len(shapes)))
-            record["parity"] = compare(engine.plan, graph, requests, trt)
-            _within(name, record["parity"])
-            _publish(repository, folders[name], manifests[name], engine, record)
+            record["parity"] = compare(engine.plan, graph, chain.requests(name, len(shapes)), trt)
+            _within(name, record["parity"], manifests[name])
+            contents[folders[name]] = _files(manifests[name], engine, record)
         built.append({"model": name, **record})
-    if not options.targets and (batch, tuple(sizes)) != (BATCH, FRAMES):
-        publish(repository, {path: text.encode() for path, text in variants.items()})
+    if not options.targets:
+        configs = {path: text.encode() for path, text in variants.items()}
+        publish_into_versions(repository, contents, {folders[name]: manifests[name] for name in graphs}, configs)
     return built
 
 
@@ -198,21 +186,17 @@ def _leave(out: Path | None, name: str, targets: Sequence[str], engine: Engine) 
         partial.replace(out / f"{stem}.{suffix}")
 
 
-def _within(name: str, parity: Mapping[str, Mapping[str, float]]) -> None:
+def _within(name: str, parity: Mapping[str, Mapping[str, float]], manifest: Mapping[str, Any]) -> None:
+    limits = gpu_limits(name, manifest)
     for output, figures in parity.items():
-        for figure, limit in LIMITS[output].items():
-            if not figures[figure] <= limit:
-                raise ToleranceError(
-                    f"{name}: its engine is past the tolerance: {output} {figure} {figures[figure]:.3g}, "
-                    f"allowed {limit:g}; nothing was published"
-                )
+        past = limits[output].exceeded(figures["mean_error"], figures["error_99_9"], figures["max_error"])
+        if past is not None:
+            raise ToleranceError(f"{name}: its engine is past the tolerance: {output} {past}; nothing was published")
 
 
-def _publish(
-    repository: Path, folder: Path, manifest: Mapping[str, Any], engine: Engine, record: Mapping[str, Any]
-) -> None:
+def _files(manifest: Mapping[str, Any], engine: Engine, record: Mapping[str, Any]) -> dict[str, bytes]:
+    """An engine, its log and the manifest that knows them, by file name."""
     content = json.loads(json.dumps(manifest))
     content.setdefault("engines", {})[PLAN] = dict(record)
     content["files"] |= {PLAN: file_facts(engine.plan), LOG: file_facts(engine.log.encode())}
-    files = {PLAN: engine.plan, LOG: engine.log.encode(), NAME: seal(content)}
-    publish_into_version(repository, folder, files, manifest)
+    return {PLAN: engine.plan, LOG: engine.log.encode(), NAME: seal(content)}

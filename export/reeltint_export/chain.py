@@ -6,11 +6,24 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from reeltint_export.half import session
+from reeltint_export.pictures import Pictures
+from reeltint_export.profiles import Shape
 
 _BATCHES = (1, 4)
+_MOST_PICTURES = 16  # every pixel's difference is kept, at 1080p too
+
+
+def fitted(pictures: Pictures, sizes: Sequence[Shape]) -> Pictures:
+    """Some of the pictures [H, W, 3], cropped and resized to each of `sizes` (rows, columns) in turn; all are there."""
+    chosen = pictures[:: -(-len(pictures) // _MOST_PICTURES)]
+    found = []
+    for index in range(max(len(chosen), len(_BATCHES) * len(sizes))):
+        rows, columns = sizes[index % len(sizes)]
+        found.append(np.array(ImageOps.fit(Image.fromarray(chosen[index % len(chosen)]), (columns, rows))))
+    return found
 
 
 class Chain:
@@ -19,10 +32,13 @@ class Chain:
     Args:
         models: Graphs by name.
         pictures: [H, W, 3].
+        sizes: How many sizes they come in, in turn: see `fitted`.
     """
 
-    def __init__(self, models: Mapping[str, onnx.ModelProto], pictures: Sequence[NDArray[np.uint8]]) -> None:
-        self._models, self._pictures = models, pictures
+    def __init__(
+        self, models: Mapping[str, onnx.ModelProto], pictures: Sequence[NDArray[np.uint8]], sizes: int = 1
+    ) -> None:
+        self._models, self._pictures, self._sizes = models, pictures, sizes
         self._known: dict[tuple[str, int], NDArray[Any]] = {}
         self._sessions: dict[str, Any] = {}
 
@@ -42,7 +58,7 @@ class Chain:
             return np.ascontiguousarray(picture[:, ::-1])
         if name == "frames":
             codes = np.array(Image.fromarray(picture).convert("L"))
-            return np.repeat(codes[None], _BATCHES[index % len(_BATCHES)], 0)
+            return np.repeat(codes[None], _BATCHES[index // self._sizes % len(_BATCHES)], 0)
         makers = [
             maker
             for maker, model in self._models.items()

@@ -13,7 +13,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
 from reeltint_export.manifest import NAME, ManifestError, describe, file_problems, read_manifest
-from reeltint_export.publish import STAGING, versions
+from reeltint_export.publish import STAGING, chosen, versions
 
 MAX_OPSET, MAX_IR = 21, 10
 """What ONNX Runtime in Triton 24.10 loads."""
@@ -35,10 +35,6 @@ _Config: TypeAlias = model_config_pb2.ModelConfig
 _Configs: TypeAlias = dict[str, model_config_pb2.ModelConfig]
 
 
-class RepositoryError(ValueError):
-    """The repository would not load, or not do what its configs say: every problem, one a line."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """What this machine can say about an engine.
@@ -50,13 +46,6 @@ class Host:
 
     tensorrt: str | None = None
     capability: str | None = None
-
-
-def require_sound(folder: Path) -> None:
-    """Raise `RepositoryError` where `problems` finds any."""
-    found = problems(folder)
-    if found:
-        raise RepositoryError(f"{folder}:\n  " + "\n  ".join(found))
 
 
 def start_problems(folder: Path, only: Iterable[str] = ()) -> list[str]:
@@ -195,12 +184,12 @@ def _variant_problems(path: Path, variant: _Config, config: _Config, host: Host 
         ours, theirs = _declared(getattr(variant, field)), _declared(getattr(config, field))
         yield from (f"{field} {name!r} is not as in config.pbtxt" for name in theirs if ours.get(name) != theirs[name])
         yield from (f"{field} {name!r} is not in config.pbtxt" for name in sorted(set(ours) - set(theirs)))
-    if list(variant.version_policy.specific.versions) != list(config.version_policy.specific.versions):
+    if variant.version_policy != config.version_policy:
         yield "its version_policy is not that of config.pbtxt"
 
 
 def _served_folders(path: Path, config: _Config) -> list[Path]:
-    wanted = list(config.version_policy.specific.versions) or versions(path)[-1:]
+    wanted = chosen(config.version_policy, versions(path))
     return [path / str(number) for number in wanted if (path / str(number)).is_dir()]
 
 
@@ -311,9 +300,11 @@ def _plan_problems(path: Path, config: _Config, host: Host | None, *, wanted: bo
 
 
 def _profile_problems(config: _Config, profiles: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    chosen = {int(number) for group in config.instance_group for number in group.profile if number.isdigit()}
-    for number in sorted(chosen - set(range(len(profiles)))):
+    used = {int(number) for group in config.instance_group for number in group.profile if number.isdigit()} or {0}
+    for number in sorted(used - set(range(len(profiles)))):
         yield f"profile {number} is to be used, the engine has {len(profiles)}"
+    for number in sorted(set(range(len(profiles))) - used):
+        yield f"profile {number} of the engine is used by no instance"
     for number, profile in enumerate(profiles):
         for tensor in config.input:
             if tensor.name not in profile:

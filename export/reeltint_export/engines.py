@@ -346,15 +346,15 @@ def compare(
     half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
     runner = session(rounded(model) if half else model, exact=half)
     names = [value.name for value in runner.get_outputs()]
-    errors: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
+    errors: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     for profile, feeds in requests:
         got = run(plan, feeds, profile, trt)
         for name, expected in zip(names, runner.run(names, dict(feeds)), strict=True):
-            errors[name].append(np.abs(got[name].astype(np.float64) - expected.astype(np.float64)).ravel())
+            errors[name].append(np.abs(got[name].astype(np.float32) - expected.astype(np.float32)).ravel())
     joined = {name: np.concatenate(parts) for name, parts in errors.items()}
     return {
         name: {
-            "mean_error": float(error.mean()),
+            "mean_error": float(error.mean(dtype=np.float64)),
             "error_99_9": float(np.percentile(error, 99.9)),
             "max_error": float(error.max()),
         }

@@ -15,13 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reeltint_export.half import rounded, session
-from reeltint_export.precision import Precision, Storage
+from reeltint_export.precision import LIMITS, Limits, Precision, Storage
 
 BATCHES = (1, 2, 5)
-MAX_LIGHTNESS_ERROR = 5e-4
-"""Of L*/100; tables and sums stay below a third of it."""
-MAX_LEVEL_ERROR = 1.0
-"""Of 255 levels of rgb and chroma."""
 FLOAT16_STORAGE_ERROR = 0.2
 """Lab units that rounding the weights may add to a network's own tolerance: below half a code of 8-bit chroma."""
 
@@ -29,23 +25,6 @@ _LARGEST_CROP = (719, 1279)  # rows, columns
 
 _Frames = NDArray[np.uint8]
 _Array = NDArray[np.generic]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What differences may be, in `unit`; None: anything.
-
-    Attributes:
-        unit: What is compared.
-        mean: Their mean.
-        most: Their 99.9th percentile.
-        largest: The largest of them.
-    """
-
-    unit: str
-    mean: float | None = None
-    most: float | None = None
-    largest: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +49,7 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        pairs = (
-            (self.mean_error, self.limits.mean),
-            (self.error_99_9, self.limits.most),
-            (self.max_error, self.limits.largest),
-        )
-        return bool(np.isfinite(self.max_error)) and all(limit is None or error <= limit for error, limit in pairs)
+        return self.limits.exceeded(self.mean_error, self.error_99_9, self.max_error) is None
 
     def __str__(self) -> str:
         limits = (("mean", self.limits.mean), ("99.9 %", self.limits.most), ("max", self.limits.largest))
@@ -125,7 +99,7 @@ def compare(
     pictures = list(pictures)
     pictures += [pictures[i % len(pictures)][:, ::-1] for i in range(len(pictures), max(BATCHES))]
     frames = _crops(pictures[: max(BATCHES)])
-    levels = Limits(unit="levels", largest=MAX_LEVEL_ERROR)
+    limits = LIMITS["float32"]
     with torch.inference_mode():
         lightness = torch.cat([torch_lightness(picture[None], size) for picture in pictures]).numpy()
         ab = network(torch_lightness(frames, size)).numpy()
@@ -141,10 +115,10 @@ def compare(
                 models["lab_split"],
                 lambda x: torch_lightness(x, size),
                 batches(frames),
-                {"lightness": Limits(unit="L*/100", largest=MAX_LIGHTNESS_ERROR)},
+                limits,
             ),
-            "lab_merge": measure(models["lab_merge"], torch_rgb, batches(frames, ab), {"rgb": levels}),
-            "chroma_merge": measure(models["chroma_merge"], torch_chroma, batches(frames, ab), {"chroma": levels}),
+            "lab_merge": measure(models["lab_merge"], torch_rgb, batches(frames, ab), limits),
+            "chroma_merge": measure(models["chroma_merge"], torch_chroma, batches(frames, ab), limits),
         }
 
 

@@ -10,8 +10,8 @@ Profile = dict[str, tuple[Shape, Shape, Shape]]
 
 BATCH = (1, 8, 32)
 """Smallest, best and largest batch. The largest is what every config promises: Triton refuses a smaller one."""
-FRAMES = (((480, 854), (576, 1024)), ((1080, 1920), (1200, 2048)))
-"""Best and largest size of frames, rows and columns: standard definition and high definition."""
+FRAMES = (((480, 854), (576, 1024)), ((1080, 1920), (1556, 2048)))
+"""Best and largest size of frames, rows and columns: standard definition, and high definition or film scanned at 2K."""
 BEST_PIXELS = 4 * 2**20
 """Pixels in a request of the client; the best batch of large frames is as many as fit."""
 _REFERENCE = ((1, 1, 3), (720, 1280, 3), (4096, 4096, 3))

@@ -11,9 +11,12 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2
 
 from reeltint_export.manifest import NAME, ManifestError, file_problems, parse_manifest, read_manifest, same_artefacts
 
@@ -51,7 +54,13 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def publish(folder: Path, files: Mapping[str, bytes]) -> None:
+def publish(
+    folder: Path,
+    files: Mapping[str, bytes],
+    *,
+    new: bool = False,
+    check: Callable[[Path], Iterable[str]] | None = None,
+) -> None:
     """Put versions and configs into the repository `folder`, made if absent.
 
     A version that is there already with the same artefacts stays untouched; another of its number is replaced whole,
@@ -60,54 +69,62 @@ def publish(folder: Path, files: Mapping[str, bytes]) -> None:
     Args:
         folder: The model repository.
         files: Content by path in it: MODEL/config.pbtxt, MODEL/configs/..., MODEL/VERSION/...
+        new: The versions are not to be there yet.
+        check: What is wrong with the repository as it would be, given a copy: see `reeltint_export.check.problems`.
 
     Raises:
-        RepositoryBusyError: Another process publishes into it.
-        PublishError: Another version is pinned, and the configs of the new one would not fit it.
+        RepositoryBusyError: Another process publishes into it, or has written a version that was to be new.
+        PublishError: Another version is pinned, and the configs of the new one would not fit it; or `check` finds
+            something.
         OSError: It cannot be written; what stood there before still does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder), _staging(folder) as staging:
+        for name in files:
+            path = folder / name
+            if new and path.name == NAME and path.parent.exists():
+                model, number = path.parts[-3:-1]
+                raise RepositoryBusyError(
+                    f"version {number} of {model} was written by another export meanwhile: try again"
+                )
         for name, content in files.items():
             _fits_pinned(folder / name, content)
             _write(staging / name, _keep_policy(folder / name, content))
-        for path in (*(entry for entry in staging.rglob("*") if entry.is_dir()), staging):
-            _flush(path)
-        for model in dict.fromkeys(Path(name).parts[0] for name in files):
-            _move_in(staging / model, folder / model)
-        _flush(folder)
+        _put(staging, folder, (Path(name).parts[0] for name in files), check)
 
 
-def publish_into_version(folder: Path, version: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
-    """Replace or add files of one version folder (an engine and its manifest), all in one step.
+def publish_into_versions(
+    folder: Path,
+    contents: Mapping[Path, Mapping[str, bytes]],
+    manifests: Mapping[Path, Mapping[str, Any]],
+    configs: Mapping[str, bytes],
+) -> None:
+    """Replace or add files of version folders (engines and their manifests), and the configs that go with them.
 
     Args:
         folder: The model repository.
-        version: The version folder in it.
-        files: Content by name.
-        manifest: The version's, as it was when work on the files began.
+        contents: Files by name, by version folder in it.
+        manifests: Of the same versions, as they were when work on the files began.
+        configs: Content by path in the repository.
 
     Raises:
         RepositoryBusyError: Another process publishes into the repository.
-        PublishError: The version has been replaced since.
+        PublishError: A version has been replaced since.
         OSError: It cannot be written; what stood there before still does.
     """
     with locked(folder), _staging(folder) as staging:
-        if read_manifest(version)["sha256"] != manifest["sha256"]:
-            raise PublishError(f"{version.parent.name} {version.name} was replaced while work on it went on: try again")
-        copy = staging / version.parent.name / version.name
-        copy.mkdir(parents=True)
-        for path in version.iterdir():
-            if path.name not in files:
-                try:
-                    os.link(path, copy / path.name)
-                except OSError:  # a file system without links
-                    shutil.copy2(path, copy / path.name)
-        for name, content in files.items():
-            _write(copy / name, content)
-        _flush(copy)
-        _exchange(copy, version)
-        _flush(version.parent)
+        for version, files in contents.items():
+            if read_manifest(version)["sha256"] != manifests[version]["sha256"]:
+                raise PublishError(
+                    f"{version.parent.name} {version.name} was replaced while work on it went on: try again"
+                )
+            copy = staging / version.parent.name / version.name
+            _link(version, copy, without=files)
+            for name, content in files.items():
+                _write(copy / name, content)
+        for name, content in configs.items():
+            _write(staging / name, _keep_policy(folder / name, content))
+        _put(staging, folder, (version.parent.name for version in contents))
 
 
 def versions(model: Path) -> list[int]:
@@ -125,8 +142,23 @@ def pinned(config: str) -> list[int]:
 
 
 def served(model: Path) -> list[int]:
-    """Versions of a model that Triton serves."""
-    return pinned((model / "config.pbtxt").read_text()) or versions(model)[-1:]
+    """Versions of a model that Triton serves.
+
+    Raises:
+        PublishError: Its config does not parse.
+    """
+    try:
+        config = text_format.Parse((model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise PublishError(f"{model.name}: config.pbtxt does not parse: {error}") from error
+    return chosen(config.version_policy, versions(model))
+
+
+def chosen(policy: "model_config_pb2.ModelVersionPolicy", there: list[int]) -> list[int]:
+    """Versions that Triton serves by this policy, of those that are there; a pinned one need not be."""
+    if policy.HasField("all"):
+        return there
+    return list(policy.specific.versions) or there[-(policy.latest.num_versions or 1) :]
 
 
 def promote(folder: Path, name: str, version: int) -> list[int]:
@@ -233,6 +265,38 @@ def _staging(folder: Path) -> Iterator[Path]:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _put(
+    staging: Path, folder: Path, models: Iterable[str], check: Callable[[Path], Iterable[str]] | None = None
+) -> None:
+    """Move models that are whole in `staging` into the repository, in their order, if `check` finds nothing wrong."""
+    models = list(dict.fromkeys(models))
+    for path in (*(entry for entry in staging.rglob("*") if entry.is_dir()), staging):
+        _flush(path)
+    if check is not None:
+        trial, copy = staging / ".trial", staging / ".copy"
+        _link(folder, trial)
+        for name in models:
+            _link(staging / name, copy / name)
+            _move_in(copy / name, trial / name)
+        if found := list(check(trial)):
+            raise PublishError("the repository would be unfit, nothing was changed:\n  " + "\n  ".join(found))
+    for name in models:
+        _move_in(staging / name, folder / name)
+    _flush(folder)
+
+
+def _link(source: Path, target: Path, without: Iterable[str] = ()) -> None:
+    """Copy a folder, its files as links; what is not whole yet is left out."""
+
+    def link(one: str, other: str) -> None:
+        try:
+            os.link(one, other)
+        except OSError:  # a file system without links
+            shutil.copy2(one, other)
+
+    shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns(STAGING, *without))
 
 
 def _move_in(staged: Path, model: Path) -> None:

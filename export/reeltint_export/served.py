@@ -21,26 +21,10 @@ from reeltint_export.embedder_export import EMBEDDER_SIZE, default_features, emb
 from reeltint_export.exemplar_export import _FromPicture, exemplar_models
 from reeltint_export.half import require_finite, rounded, to_half
 from reeltint_export.onnx_export import export_network
-from reeltint_export.parity import Limits, Parity, batches, compare, measure, network_limits, torch_lightness
+from reeltint_export.parity import Parity, batches, compare, measure, network_limits, torch_lightness
 from reeltint_export.pictures import Pictures
-from reeltint_export.precision import Precision, Storage
+from reeltint_export.precision import LIMITS, Limits, Precision, Storage
 from reeltint_export.rewrites import quick_softmax
-
-_LIMITS = {
-    "float32": {
-        "reference_keys": Limits(unit="of length 1", largest=2e-3),
-        "reference_ab": Limits(unit="Lab units", largest=0.05),
-        "confidence": Limits(unit="of 0..1", largest=0.02),
-        "embedding": Limits(unit="of length 1", largest=2e-3),
-    },
-    "float16": {
-        "reference_keys": Limits(unit="of length 1", mean=5e-3, most=0.03),
-        "reference_ab": Limits(unit="Lab units", mean=0.3, most=2.0),
-        "confidence": Limits(unit="of 0..1", mean=0.02, most=0.1),
-        "embedding": Limits(unit="of length 1", mean=2e-3, most=0.01),
-    },
-}
-"""By precision and output; what ab may be off is the network's own (`NetworkSpec`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +118,7 @@ def compare_models(
 ) -> dict[str, dict[str, Parity]]:
     """Every graph of `served_models` against torch in float32, by model and output."""
     figures = compare(models, _automatic(module), spec, size, storage, grey(pictures), precision)
-    limits = _LIMITS[precision] | {"ab": network_limits(spec, precision, storage)}
+    limits = LIMITS[precision] | {"ab": network_limits(spec, precision, storage)}
     if isinstance(module, ExemplarNet):
         figures |= _compare_exemplar(models, module, size, limits, pictures, half=precision == "float16")
     if embedder is not None:

@@ -96,6 +96,44 @@ def test_ci_runs_what_a_person_runs() -> None:
     assert re.search(r"^check:", makefile, re.MULTILINE)
 
 
+def test_make_leaves_no_half_environment(tmp_path: Path) -> None:
+    """Where ensurepip is missing, `python3 -m venv` fails and leaves a Python without pip."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nmkdir -p .venv/bin; touch .venv/bin/python; exit 1\n")
+    python.chmod(0o755)
+    command = ("make", "-C", tmp_path, "-f", ROOT / "Makefile", ".venv/bin/python", f"PYTHON={python}")
+    for _ in range(2):
+        done = run(*map(str, command))
+        assert done.returncode != 0
+        assert "apt install python3-venv" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("where", ["export.yml", "export.md"])
+def test_jobs_in_nvidias_container_do_what_the_dockerfile_does(where: str) -> None:
+    """Which is built from the same image: pip may write there, and TensorRT's Python part may have to be installed."""
+    if where == "export.yml":
+        job = yaml.safe_load((ROOT / ".github/workflows/export.yml").read_text())
+        job, common = job["jobs"]["gpu"], job["env"]
+    else:
+        [text] = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)
+        job, common = yaml.safe_load(text)["jobs"]["engines"], {}
+    dockerfile = (DEPLOY / "export/Dockerfile").read_text()
+    assert "PIP_BREAK_SYSTEM_PACKAGES=1" in dockerfile
+    [install] = re.findall(r'python3 -c "import tensorrt" \|\| bash \S+python_setup\.sh', dockerfile)
+    [index] = re.findall(r"--extra-index-url (\S+)", dockerfile)
+    variables = common | job["env"]
+    assert variables["PIP_BREAK_SYSTEM_PACKAGES"] == "1"
+    assert variables["PIP_EXTRA_INDEX_URL"] == index
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands.index(install) < next(i for i, command in enumerate(commands) if "engines" in command)
+    checks = [command for command in commands if command.startswith("reeltint-export check")]
+    assert checks
+    assert all("--config-name tensorrt" in command for command in checks)
+    if any(command.startswith("aws ") for command in commands):
+        assert any("pip install awscli" in command for command in commands)
+
+
 def test_engines_are_built_in_the_release_that_serves_them() -> None:
     jobs = yaml.safe_load((ROOT / ".github/workflows/export.yml").read_text())["jobs"]
     built = jobs["gpu"]["container"]["image"].replace("/tensorrt:", "/tritonserver:")

@@ -16,9 +16,15 @@ def test_compose_schema(name: str) -> None:
 
 def test_triton_starts_only_behind_the_check() -> None:
     services = compose("compose.yaml")["services"]
-    assert services["triton"]["depends_on"] == {"export": {"condition": "service_completed_successfully"}}
-    assert services["export"]["command"] == ["--engines", "/models"]
+    # restart: a new image's models are served by a Triton that started after them
+    assert services["triton"]["depends_on"] == {
+        "export": {"condition": "service_completed_successfully", "restart": True}
+    }
+    assert services["export"]["command"] == ["--engines", "/models/current"]
+    assert services["export"]["environment"] == {"ENGINE_OPTIONS": "${REELTINT_ENGINE_OPTIONS:-}"}
     assert services["export"]["restart"] == "no"
+    for service in (services["triton"], compose("compose.tls.yaml")["services"]["triton"]):
+        assert "--model-repository=/models/current" in service["command"]
     assert services["triton"]["volumes"] == ["models:/models:ro"]
 
 

@@ -97,8 +97,11 @@ def test_a_pod_has_time_to_drain(overlays: dict[str, list[Manifest]], overlay: s
     hook = triton["lifecycle"]["preStop"]["exec"]["command"]
     drain_s, exit_s = _number(hook, "--timeout-s"), _number(triton["args"], "--exit-timeout-secs")
     assert pod["terminationGracePeriodSeconds"] > drain_s + exit_s + 10
+    # A client that is silent for a while comes back on the connection it has, until that is too old.
+    age_s = _number(triton["args"], "--grpc-max-connection-age") / 1000 * 1.1  # gRPC adds up to a tenth
+    assert drain_s > _number(hook, "--at-least-s") > age_s
     # Clients ask for addresses once their connection is too old, at the latest 30 s after they last did.
-    assert drain_s > _number(triton["args"], "--grpc-max-connection-age") / 1000 * 1.1 + 30 + _number(hook, "--quiet-s")
+    assert drain_s > age_s + 30 + _number(hook, "--quiet-s")
     files = one(overlays[overlay], "ConfigMap")["data"]
     [mount] = [mount for mount in triton["volumeMounts"] if mount["name"] == "drain"]
     assert hook[:2] == ["python3", f"{mount['mountPath']}/drain.py"]
@@ -144,16 +147,34 @@ def test_models_are_checked_before_they_are_served(overlays: dict[str, list[Mani
     names = [container["name"] for container in _containers(workload)]
     arguments = {container["name"]: container.get("args", []) for container in _containers(workload)}
     if workload["kind"] == "Job":
-        assert (names, arguments["export"]) == (["export", "upload"], ["--engines", "/models"])
+        assert (names, arguments["export"]) == (["export", "upload"], ["--engines", "/models/current"])
     elif "from" in overlay:
-        assert (names, arguments["models"]) == (["fetch", "models", "triton"], ["--check-only", "/models"])
+        assert (names, arguments["models"]) == (["fetch", "models", "triton"], ["--check-only", "/models/current"])
     else:
         engines = ["--engines"] if "gpu" in overlay else []
-        assert (names, arguments["models"]) == (["models", "triton"], [*engines, "/models"])
+        assert (names, arguments["models"]) == (["models", "triton"], [*engines, "/models/current"])
+    if workload["kind"] == "Deployment":
+        assert "--model-repository=/models/current" in _triton(overlays[overlay])["args"]
+        [models] = [container for container in _containers(workload) if container["name"] == "models"]
+        variant = [{"name": "MODEL_CONFIG_NAME", "value": "tensorrt"}] if "gpu" in overlay else []
+        assert models.get("env", []) == variant
     assert all(re.search(r":[\w.-]*\d[\w.-]*$", container["image"]) for container in _containers(workload))
 
 
-def test_the_documents_kustomization(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overlay", ["export to S3", "export to GCS"])
+def test_an_upload_touches_nothing_that_is_served(overlays: dict[str, list[Manifest]], overlay: str) -> None:
+    """It has an address of its own, and deletes nothing there."""
+    [upload] = one(overlays[overlay], "Job")["spec"]["template"]["spec"]["containers"]
+    assert upload["envFrom"] == [{"secretRef": {"name": "reeltint-upload"}}]
+    assert upload["command"][-2:] == ["/models/current", "$(UPLOAD_URL)"]
+    assert not any("delete" in word for word in upload["command"])
+    text = (ROOT / "docs/deploy.md").read_text()
+    assert text.index("delete --ignore-not-found job reeltint-export") < text.index(
+        "apply -k deploy/kubernetes/export-job"
+    )
+
+
+def test_the_documents_kustomization(overlays: dict[str, list[Manifest]], tmp_path: Path) -> None:
     """docs/deploy.md's, with this checkout in place of the repository's address."""
     [text] = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
     up = "/".join([".."] * (len(tmp_path.parts) - 1))
@@ -164,7 +185,8 @@ def test_the_documents_kustomization(tmp_path: Path) -> None:
     images = {container["image"] for container in _containers(one(manifests, "Deployment"))}
     assert len([image for image in images if image.startswith("registry.example.org/reeltint-export:")]) == 1
     secrets = set(re.findall(r"secret generic (\S+)", (ROOT / "docs/deploy.md").read_text()))
-    named = set(re.findall(r"reeltint-(?:admin|tls|storage)", yaml.safe_dump(manifests)))
+    texts = yaml.safe_dump_all([*manifests, *overlays["export to S3"]])
+    named = set(re.findall(r"reeltint-(?:admin|tls|storage|upload)", texts))
     assert named == secrets
 
 

@@ -137,6 +137,13 @@ def test_nothing_at_the_address() -> None:
             colorizer.colorize(np.zeros((1, 8, 8), np.uint8))
 
 
+def test_no_proxy_is_asked_for_a_local_server(triton: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for address in (triton, triton.replace("127.0.0.1", "localhost")):
+        with Colorizer(address, retries=0) as colorizer:
+            assert colorizer.max_batch() > 0
+
+
 def test_a_deadline_that_cannot_be_met(triton: str) -> None:
     with Colorizer(triton) as colorizer:
         colorizer.max_batch()

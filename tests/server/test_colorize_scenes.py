@@ -151,6 +151,8 @@ def test_single_scenes_are_coloured_anew(triton: str, film: Path, tmp_path: Path
     changed = [index for index in range(FRAMES) if not np.array_equal(after[index][1], last[index][1])]
     assert changed == list(range(CUT, DISSOLVE[1]))
     assert distance(last[CUT][1], np.full_like(last[CUT][1], 128)) < 0.6  # saturation 0 is grey
+    with Colorizer(triton) as colorizer, pytest.raises(InvalidRequest, match="is ffv1, and encoder libx264"):
+        colorize_film(film, target, colorizer, project=project(film), only=[1])
 
 
 def test_saturation_is_part_of_the_plan(triton: str, film: Path, tmp_path: Path) -> None:
@@ -182,7 +184,9 @@ def test_part_of_a_film_by_its_scenes_file(triton: str, film: Path, tmp_path: Pa
     assert max(distance(a, b) for a, (_, b) in zip(part, whole[20:30], strict=True)) < 0.05
 
 
-def test_a_film_that_is_not_the_projects(triton: str, film: Path, tmp_path: Path) -> None:
+def test_a_film_that_is_not_the_projects(
+    triton: str, film: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     short = project(film)
     short = replace(short, frames=DISSOLVE[1], scenes=short.scenes[:2])
     with Colorizer(triton) as colorizer:
@@ -193,6 +197,7 @@ def test_a_film_that_is_not_the_projects(triton: str, film: Path, tmp_path: Path
         longer = replace(project(film), frames=40, scenes=(first, second, third))
         report = colorize_film(film, tmp_path / "color.mkv", colorizer, project=longer)
     assert any("ends with frame 33" in warning for warning in report.warnings)
+    assert f"{film}: the film ends with frame 33, its scenes with frame 39" in caplog.text
 
 
 def test_only_goes_with_a_whole_film_and_its_project(triton: str, film: Path, tmp_path: Path) -> None:

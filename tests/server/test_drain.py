@@ -117,7 +117,10 @@ def test_a_server_leaves_and_no_request_fails(names: Names) -> None:
                 film.stop()
             assert film.error is None
             assert film.coloured > before > 10
+            start = time.monotonic()
             assert _drain(staying, "--quiet-s=0.5", "--timeout-s=5").returncode == 0
+            assert _drain(staying, "--quiet-s=0.5", "--at-least-s=3", "--timeout-s=5").returncode == 0
+            assert time.monotonic() - start > 3.5
     assert _drain(leaving, "--timeout-s=5").returncode == 0  # gone is idle
 
 

@@ -1,6 +1,7 @@
 """The client's pure parts: requests, answers, errors, options."""
 
 import inspect
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -21,8 +22,10 @@ from reeltint._codec import (
     encode_reference,
     error_of,
 )
+from reeltint._colorizer import _is_loopback
 from reeltint._errors import (
     DeadlineExceeded,
+    FilmError,
     InvalidRequest,
     ModelNotFound,
     ReeltintError,
@@ -64,6 +67,33 @@ def test_errors_are_builtins_where_one_fits() -> None:
     assert issubclass(InvalidRequest, ValueError)
     assert issubclass(DeadlineExceeded, TimeoutError)
     assert issubclass(ServerUnreachable, ConnectionError)
+
+
+def _tree(base: type[ReeltintError]) -> list[type[ReeltintError]]:
+    return [base, *(each for child in base.__subclasses__() for each in _tree(child))]
+
+
+@pytest.mark.parametrize("kind", [each for each in _tree(ReeltintError) if each.__module__ == "reeltint._errors"])
+def test_errors_travel_between_processes(kind: type[ReeltintError]) -> None:
+    error = kind("reel.mov", "damaged", 1.5) if issubclass(kind, FilmError) else kind("reel.mov: damaged")
+    error.args = (f"{error}; 3 pictures are kept",)
+    error.add_note("a note")
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        back = pickle.loads(pickle.dumps(error, protocol))
+        assert type(back) is kind
+        assert str(back) == str(error)
+        assert back.__dict__ == error.__dict__
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:1", True), ("127.8.0.1:1", True), ("localhost:1", True), ("[::1]:1", True),
+        ("10.0.0.1:1", False), ("triton:1", False), ("localhost.example:1", False), ("[::2]:1", False),
+    ],
+)  # fmt: skip
+def test_loopback_addresses(address: str, expected: bool) -> None:
+    assert _is_loopback(address) is expected
 
 
 @pytest.mark.parametrize(

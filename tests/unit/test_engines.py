@@ -11,16 +11,21 @@ import graphs
 import numpy as np
 import onnx
 import pytest
+import typer
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from reeltint_export import build_engines
 from reeltint_export._cli import app
 from reeltint_export.build_engines import parse_batch, parse_sizes
-from reeltint_export.chain import Chain
-from reeltint_export.engines import EngineError, EngineOptions, build, deserialise, lint
+from reeltint_export.chain import Chain, fitted
+from reeltint_export.check import problems
+from reeltint_export.engines import Engine, EngineError, EngineOptions, build, deserialise, lint
 from reeltint_export.half import to_half
 from reeltint_export.host import compute_capability
-from reeltint_export.profiles import Profile, profiles
-from reeltint_export.publish import publish
+from reeltint_export.pictures import photographs
+from reeltint_export.precision import LIMITS, Limits, gpu_limits
+from reeltint_export.profiles import BATCH, FRAMES, Profile, profiles
+from reeltint_export.publish import promote, publish
 from reeltint_export.repository import MODELS, repository_files
 from typer.testing import CliRunner
 
@@ -56,7 +61,7 @@ def test_every_graph_of_the_shipped_repository_builds(rtx: ModuleType, tmp_path:
     assert built["colorizer"]["precision"] == "float16"
     assert built["lab_merge"]["precision"] == "float32"
     largest = [profile["frames"][2] for profile in built["chroma_merge"]["profiles"]]
-    assert largest == [[32, 576, 1024], [32, 1200, 2048]]
+    assert largest == [[32, 576, 1024], [32, 1556, 2048]]
 
 
 def test_every_graph_of_the_contract_builds(rtx: ModuleType, models: dict[str, onnx.ModelProto]) -> None:
@@ -179,10 +184,99 @@ def test_every_model_is_fed_by_those_before_it(models: dict[str, onnx.ModelProto
     assert np.allclose(one["reference_keys"], 60)
 
 
+def test_every_profile_is_run_within_its_shapes() -> None:
+    shipped = {path.parts[-3]: onnx.load(path) for path in sorted((ROOT / "model_repository").glob("*/1/model.onnx"))}
+    chain = Chain(shipped, fitted(photographs(color=True), [best for best, _ in FRAMES]), len(FRAMES))
+    for name in shipped:
+        shapes = profiles(name, shipped)
+        run = set()
+        for profile, feeds in chain.requests(name, len(shapes)):
+            run.add((profile, len(feeds["frames"]) if "frames" in feeds else None))
+            for tensor, array in feeds.items():
+                smallest, _, largest = shapes[profile][tensor]
+                assert all(a <= b <= c for a, b, c in zip(smallest, array.shape, largest, strict=True)), (name, tensor)
+        if len(shapes) > 1:
+            assert run == {(profile, batch) for profile in range(len(shapes)) for batch in (1, 4)}
+
+
+def test_many_pictures_are_thinned_out_and_one_serves_all_sizes() -> None:
+    one = np.zeros((30, 20, 3), np.uint8)
+    assert [picture.shape[:2] for picture in fitted([one], [(10, 20), (40, 30)])] == [(10, 20), (40, 30)] * 2
+    many = [np.full((4, 4, 3), value, np.uint8) for value in range(100)]
+    assert len(fitted(many, [(4, 4)])) <= 16
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """TensorRT whose engines are their profiles' count, and whose outputs are off by what this says, by model."""
+    wrong: dict[str, float] = {}
+
+    def build_fake(graph: onnx.ModelProto, shapes: list[Profile], *_: object) -> Engine:
+        return Engine(plan=f"{graph.graph.name} {len(shapes)}".encode(), log="", seconds=0.0, version="10.13.2.6")
+
+    def compare_fake(plan: bytes, graph: onnx.ModelProto, *_: object) -> dict[str, dict[str, float]]:
+        error = wrong.get(graph.graph.name, 0.0)
+        figures = {"mean_error": error, "error_99_9": error, "max_error": error}
+        return {value.name: figures for value in graph.graph.output}
+
+    monkeypatch.setattr(build_engines, "load_tensorrt", lambda **_: ModuleType("tensorrt"))
+    monkeypatch.setattr(build_engines, "build", build_fake)
+    monkeypatch.setattr(build_engines, "compare", compare_fake)
+    return wrong
+
+
+def test_one_bad_engine_and_none_is_published(
+    fake: dict[str, float], models: dict[str, onnx.ModelProto], tmp_path: Path
+) -> None:
+    publish(tmp_path, repository_files(models))
+    fake["scene_embedder"] = 1.0  # the last to be built
+    done = engines(tmp_path)
+    assert done.exit_code == 1
+    assert "scene_embedder: its engine is past the tolerance: embedding mean 1, at most 0.002" in done.stderr
+    assert not list(tmp_path.rglob("model.plan"))
+    assert problems(tmp_path) == []
+
+
+def test_configs_follow_the_profiles_of_their_engines(
+    fake: dict[str, float], models: dict[str, onnx.ModelProto], tmp_path: Path
+) -> None:
+    publish(tmp_path, repository_files(models))
+    promote(tmp_path, "colorizer", 1)
+    for sizes in (["--sizes", "480x854-576x1024"], ["--sizes", "1x1-2x2,3x3-4x4,5x5-6x6"], []):
+        assert engines(tmp_path, *sizes).exit_code == 0
+        assert problems(tmp_path, "tensorrt") == []
+    assert (tmp_path / "chroma_merge/1/model.plan").read_bytes() == b"chroma_merge 2"
+    config = tmp_path / "chroma_merge/configs/tensorrt.pbtxt"
+    config.write_text(config.read_text().replace('profile: [ "0", "1" ]', 'profile: [ "0" ]'))
+    label = "chroma_merge: configs/tensorrt.pbtxt: 1/model.plan"
+    assert problems(tmp_path) == [f"{label}: profile 1 of the engine is used by no instance"]
+
+
+def test_a_truncated_graph_is_named_ahead_of_time_too(models: dict[str, onnx.ModelProto], tmp_path: Path) -> None:
+    publish(tmp_path, repository_files(models))
+    path = tmp_path / "lab_merge/1/model.onnx"
+    path.write_bytes(path.read_bytes()[:-100])
+    done = engines(tmp_path, "--for", "SM89")
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert "lab_merge 1: model.onnx has" in done.stderr
+
+
+def test_what_ab_may_be_off_is_the_networks_own() -> None:
+    assert gpu_limits("colorizer", {})["ab"] == LIMITS["float16"]["ab"]
+    strict = Limits(unit="Lab units", mean=0.1, most=1.0)
+    own = {"half_limits": {"ab": {"unit": "Lab units", "mean": 0.1, "most": 1.0}}}
+    assert gpu_limits("exemplar_colorizer", own)["ab"] == strict
+    assert set(gpu_limits("chroma_merge", own)) == {"lightness", "rgb", "chroma"}
+    for figures in ((0.2, 0.5, 0.5), (0.05, 1.5, 1.5), (float("nan"),) * 3, (0.0, 0.0, float("inf"))):
+        assert strict.exceeded(*figures)
+    assert strict.exceeded(0.1, 1.0, 9.0) is None
+
+
 def test_profiles_cover_what_clients_send(models: dict[str, onnx.ModelProto]) -> None:
     standard, high = profiles("lab_merge", models)
     assert standard["frames"] == ((1, 1, 1), (8, 480, 854), (32, 576, 1024))
-    assert high["frames"] == ((1, 1, 1), (2, 1080, 1920), (32, 1200, 2048))
+    assert high["frames"] == ((1, 1, 1), (2, 1080, 1920), (32, 1556, 2048))
+    assert profiles("lab_merge", models, BATCH, FRAMES) == [standard, high]
     assert high["ab"] == ((1, 2, 8, 8), (2, 2, 8, 8), (32, 2, 8, 8))
     [exemplar] = profiles("exemplar_colorizer", models)
     assert exemplar["lightness"] == ((1, 1, 32, 32), (8, 1, 32, 32), (32, 1, 32, 32))
@@ -195,9 +289,17 @@ def test_profiles_cover_what_clients_send(models: dict[str, onnx.ModelProto]) ->
         profiles("colorizer", {"colorizer": odd})
 
 
+def _parameters(command: str) -> list[Any]:
+    group = typer.main.get_command(app)
+    assert hasattr(group, "commands")
+    return list(group.commands[command].params)
+
+
 def test_options_are_read() -> None:
     assert parse_batch("1, 4,16") == (1, 4, 16)
     assert parse_sizes("480x854-576x1024") == [((480, 854), (576, 1024))]
+    [default] = [each.default for each in _parameters("engines") if each.name == "sizes"]
+    assert tuple(parse_sizes(default)) == FRAMES
     for text in ("1,2", "a,b,c"):
         with pytest.raises(ValueError, match="three numbers"):
             parse_batch(text)
@@ -227,7 +329,9 @@ WITHOUT = """
 import sys
 for name in ("tensorrt", "tensorrt_rtx_bindings", "torch"):  # NVIDIA's container has no torch
     sys.modules[name] = None
+from reeltint_export import build_engines
 from reeltint_export._cli import app
+from reeltint_export.check import problems
 app(["engines", *sys.argv[1:]])
 """
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from reeltint_export.check import problems
 from reeltint_export.onnx_export import export_network
 from reeltint_export.parity import compare
 from reeltint_export.pictures import photographs
+from reeltint_export.publish import promote
 from reeltint_training.checkpoints import save_checkpoint
 from reeltint_training.networks import NETWORKS
 from skimage import data
@@ -90,6 +92,8 @@ def test_the_manifests_say_what_was_exported_and_how_close_it_is(
         [parity] = manifest["parity"].values()
         assert 0 <= parity["error_99_9"] <= parity["max_error"] <= parity["limits"]["largest"]
     assert report["models"]["colorizer"]["storage"] == "float16"
+    half = {"mean": RESNET.half_mean_ab_error, "most": RESNET.half_ab_error_99_9}
+    assert report["models"]["colorizer"]["half_limits"]["ab"].items() >= half.items()
     assert report["models"]["colorizer"]["parity"]["ab"]["max_error"] > 0
     assert report["models"]["colorizer"]["graph"]["outputs"] == [
         {"name": "ab", "type": "TYPE_FP32", "dims": [-1, 2, 64, 64]}
@@ -100,16 +104,73 @@ def test_an_existing_repository_is_updated_to_the_same_bytes_and_other_models_st
     checkpoint: Path, exported: tuple[Path, dict[str, Any]], pictures: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "other" / "1").mkdir(parents=True)
-    (tmp_path / "other" / "config.pbtxt").write_bytes((exported[0] / "lab_merge/config.pbtxt").read_bytes())
+    ours = (exported[0] / "colorize_ab/config.pbtxt").read_text().replace("colorize_ab", "other")
+    (tmp_path / "other" / "config.pbtxt").write_text(ours)
     (tmp_path / "colorizer").mkdir()
     (tmp_path / "colorizer" / "config.pbtxt").write_text("stale")
     result = export(checkpoint, "--size", 64, "--to", tmp_path, "--frames", pictures)
-    assert result.exit_code == 1  # the other model is called lab_merge and has no graph
-    assert "other: is called 'lab_merge'" in result.stderr
-    assert [problem for problem in problems(tmp_path) if not problem.startswith("other:")] == []
+    assert result.exit_code == 0, result.output
+    assert result.stderr.endswith(f"version 1 is in {tmp_path}\n")
+    assert problems(tmp_path) == []
+    assert (tmp_path / "other" / "config.pbtxt").read_text() == ours
     for path in exported[0].rglob("*"):
         if path.is_file() and path.name != "manifest.json":  # which tells the time
             assert path.read_bytes() == (tmp_path / path.relative_to(exported[0])).read_bytes(), path
+
+
+def _state(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    return {path: (path.stat().st_ino, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_does_not_fit_beside_the_models_there_changes_nothing(
+    checkpoint: Path, exported: tuple[Path, dict[str, Any]], pictures: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported[0], tmp_path / "models"))
+    config = folder / "colorize_ab/config.pbtxt"
+    config.write_text(config.read_text().replace("colorize_ab", "colorise").replace("colorizer", "colourizer"))
+    config.parent.rename(folder / "colorise")
+    before = _state(folder)
+    result = export(checkpoint, "--size", 32, "--to", folder, "--frames", pictures)
+    assert result.exit_code == 1
+    assert "the repository would be unfit, nothing was changed:\n  colorise: " in result.stderr
+    assert _state(folder) == before
+
+
+def test_a_pinned_version_stays_and_the_command_says_so(
+    checkpoint: Path, exported: tuple[Path, dict[str, Any]], pictures: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported[0], tmp_path / "models"))
+    promote(folder, "colorizer", 1)
+    arguments = (checkpoint, "--size", 64, "--to", folder, "--frames", pictures, "--version", "new")
+    result = export(*arguments)
+    assert result.exit_code == 0, result.output
+    said = f"version 2 is in {folder}; colorizer stays at 1: reeltint-export promote\n"
+    assert result.stderr.endswith(said)
+
+
+def test_a_version_that_another_export_took_meanwhile(
+    checkpoint: Path,
+    exported: tuple[Path, dict[str, Any]],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = Path(shutil.copytree(exported[0], tmp_path / "models"))
+    before = _state(folder)
+    monkeypatch.setattr("reeltint_export._cli._version", lambda *_: 1)  # as it was before the other began
+    result = export(checkpoint, "--size", 64, "--to", folder, "--frames", pictures, "--version", "new")
+    assert result.exit_code == 3
+    assert "version 1 of colorizer was written by another export meanwhile: try again" in result.stderr
+    assert _state(folder) == before
+
+
+def test_a_report_that_cannot_be_written_changes_nothing(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    report = tmp_path / "file/report.json"
+    result = export(checkpoint, "--size", 32, "--to", tmp_path / "models", "--frames", pictures, "--report", report)
+    assert result.exit_code == 2
+    assert result.stderr.endswith("models is as it was\n")
+    assert not (tmp_path / "models").exists()
 
 
 def test_the_graph_tells_nothing_of_the_machine(exported: tuple[Path, dict[str, Any]]) -> None:

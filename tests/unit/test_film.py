@@ -18,7 +18,7 @@ import pytest
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
-from films import damaged, make_film, pictures, plane
+from films import damaged, hurt, make_film, pictures, plane
 from numpy.typing import NDArray
 from reeltint import _film_write
 from reeltint._errors import FilmError, InvalidRequest
@@ -622,6 +622,48 @@ def test_a_damaged_packet_can_be_passed_over(tmp_path: Path) -> None:
     assert Fraction(30, 25) not in times(frames)
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".avi", ".nut"])
+def test_a_wrong_checksum_is_damage(tmp_path: Path, suffix: str) -> None:
+    """FFmpeg decodes such a picture and says nothing."""
+    options = {"level": "3", "slices": "4", "slicecrc": "1"}
+    data, packet = hurt(tmp_path / f"in{suffix}", 30, encoder="ffv1", pts=range(60), options=options)
+    data[packet.stop - 9] ^= 1
+    (tmp_path / f"in{suffix}").write_bytes(data)
+
+    with pytest.raises(FilmError, match="the checksum of a picture is wrong") as caught:
+        colour(tmp_path / f"in{suffix}", tmp_path / "out.mkv")
+
+    assert caught.value.time_s == pytest.approx(30 / 25)
+    assert len(read(tmp_path / "out.partial.mkv")) == 30
+    with FilmReader(tmp_path / f"in{suffix}", strict=False) as film:
+        assert len(list(film)) == 60
+    assert film.warnings == ["the checksum of a picture is wrong here at 1.200 s"]
+
+
+@pytest.mark.parametrize("options", [{"level": "1"}, {"level": "3", "slicecrc": "0"}])
+def test_ffv1_without_checksums_is_read(tmp_path: Path, options: dict[str, str]) -> None:
+    make_film(tmp_path / "in.mkv", options=options)
+
+    with FilmReader(tmp_path / "in.mkv") as film:
+        assert len(list(film)) == 20
+    assert film.warnings == []
+
+
+def test_damage_in_the_first_packet_is_told(tmp_path: Path) -> None:
+    data, packet = hurt(tmp_path / "mpeg2.mkv", 0, encoder="mpeg2video", pts=range(48), gop=12)
+    data[packet] = bytes(len(data[packet]))
+    (tmp_path / "mpeg2.mkv").write_bytes(data)
+    with FilmReader(tmp_path / "mpeg2.mkv") as film:
+        assert len(list(film)) == 36
+    assert film.warnings == ["packet without a picture at 0.000 s, and 11 times more"]
+
+    with pytest.raises(FilmError, match="cannot be decoded") as caught:
+        FilmReader(damaged(tmp_path, 0))
+    assert caught.value.time_s == 0
+    with FilmReader(tmp_path / "in.mp4", strict=False) as film:
+        assert len(list(film)) == 48
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
 def test_a_truncated_film_is_an_error(tmp_path: Path, suffix: str) -> None:
     make_film(
@@ -727,10 +769,48 @@ def test_missing_pictures_are_an_error_and_leave_the_old_film(tmp_path: Path) ->
         write(range(5), fail=True)
 
     assert output.read_bytes() == b"what was there"
-    assert len(read(tmp_path / "out.partial.mkv")) == 5
+    assert [len(read(tmp_path / f"out.partial{number}.mkv")) for number in ("", 2)] == [19, 5]
     colour(tmp_path / "in.mkv", output, encoder="ffv1")
     assert len(read(output)) == 20
-    assert not (tmp_path / "out.partial.mkv").exists()
+    assert not (tmp_path / "out.partial3.mkv").exists()
+
+
+def test_no_file_that_is_there_becomes_the_partial_one(tmp_path: Path) -> None:
+    """Not the source, not what an earlier run kept, not what another run is writing."""
+    source = tmp_path / "reel.partial.mkv"
+    make_film(source)
+    before = source.read_bytes()
+
+    with FilmReader(source) as film:
+        with pytest.raises(FilmError, match="no encoder"):
+            FilmWriter(tmp_path / "reel.mkv", film, encoder="libx246")
+        FilmWriter(tmp_path / "reel.mkv", film).abandon()
+        assert list(tmp_path.iterdir()) == [source]
+        with FilmReader(source) as same, FilmWriter(tmp_path / "reel.mkv", same) as other:
+            assert other.partial_path == tmp_path / "reel.partial2.mkv"
+            with FilmWriter(tmp_path / "reel.mkv", film, encoder="ffv1") as writer:
+                for frame in film:
+                    writer.write(frame, chroma_for(64, 48))
+            other.abandon()
+
+    assert source.read_bytes() == before
+    assert len(read(tmp_path / "reel.mkv")) == 20
+    assert len(list(tmp_path.iterdir())) == 2
+    still = tmp_path / "a.partial.png"
+    write_still(still, np.zeros((2, 2, 3), np.uint8))
+    before = still.read_bytes()
+    write_still(tmp_path / "a.png", np.full((2, 2, 3), 99, np.uint8))
+    assert still.read_bytes() == before
+
+
+@pytest.mark.parametrize("letters", [247, 300])
+def test_too_long_a_name_is_an_error(tmp_path: Path, letters: int) -> None:
+    make_film(tmp_path / "in.mkv")
+
+    with FilmReader(tmp_path / "in.mkv") as source, pytest.raises(FilmError, match="File name too long"):
+        FilmWriter(tmp_path / f"{'n' * letters}.mkv", source)
+    with pytest.raises(FilmError, match="File name too long"):
+        write_still(tmp_path / f"{'n' * letters}.png", np.zeros((2, 2, 3), np.uint8))
 
 
 def test_chroma_of_another_shape_is_an_invalid_request(tmp_path: Path) -> None:
@@ -868,6 +948,18 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, turn: Any
     assert still.shape == expected.shape
     assert np.abs(still.astype(int) - expected).max() < 40
     assert np.abs(still.astype(int) - expected).mean() < 2
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_orientation_of_a_tiff_is_applied(tmp_path: Path, order: str) -> None:
+    values = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    tags = {256: 3, 257: 2, 258: 8, 259: 1, 262: 1, 273: 8, 274: 6, 277: 1, 278: 2, 279: 6}  # TIFF 6.0, section 8
+    entries = b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    start = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 16)
+    directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+    (tmp_path / "in.tif").write_bytes(start + values.tobytes() + bytes(2) + directory)
+
+    assert np.array_equal(read_still(tmp_path / "in.tif"), np.rot90(values, -1))
 
 
 def test_still_errors_are_named(tmp_path: Path) -> None:

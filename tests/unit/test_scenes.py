@@ -170,6 +170,18 @@ def test_black_between_scenes_is_of_both(black: int) -> None:
     assert (abs(second.start - 60), abs(first.end - 60 - black)) <= (1, 1)
 
 
+@pytest.mark.parametrize("length", [20, 200, 700])
+def test_a_scene_at_night_is_no_fade(length: int) -> None:
+    """Dark, and of little contrast (3.9 of 255), between two cuts."""
+    night = (10 + panned("camera")[0] * (14 / 255)).astype(np.uint8)
+    film = [*panned("coffee")[:60], *itertools.repeat(night, length), *panned("coins")[:60]]
+    assert [(scene.start, scene.transition) for scene in detect(film)] == [
+        (0, "start"),
+        (60, "cut"),
+        (60 + length, "cut"),
+    ]
+
+
 @pytest.mark.parametrize("count", [20, 500])
 def test_black_at_the_ends_is_of_the_first_and_last_scene(count: int) -> None:
     black = list(itertools.repeat(np.zeros(SHAPE, np.uint8), count))

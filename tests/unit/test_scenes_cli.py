@@ -1,20 +1,25 @@
-"""`reeltint scenes`, without a server."""
+"""`reeltint scenes`; what stands in for the server finds all scenes alike."""
 
+import contextlib
 import csv
 import io
 import json
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from reeltint._cli import main
 from reeltint._cli.scenes import timecode
+from reeltint._errors import FilmError
 from reeltint._film import read_still
 from reeltint._project import read_project
 from scene_films import Shot, joins, pan, photographs, render, write_film
 
+scenes_command = sys.modules["reeltint._cli.scenes"]  # the package has the function under that name
 NAMES = ("astronaut", "coffee", "chelsea")
 SHOTS = (
     Shot(clip="astronaut", first=0, count=40),
@@ -84,10 +89,69 @@ def test_sheet_shows_one_frame_a_scene(
     assert (sheet[147:, 252:] == 32).all()  # three scenes leave the fourth place empty
 
 
-def test_out_needs_no_server(
+class Alike:
+    def embed(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.full((len(frames), 4), 0.5, np.float32)
+
+
+def test_out_compares_scenes(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `colorize` does without a scenes file: by a local server when none is named."""
+    asked: list[tuple[object, ...]] = []
+
+    @contextlib.contextmanager
+    def connect(*arguments: object) -> Iterator[Alike]:
+        asked.append(arguments)
+        yield Alike()
+
+    monkeypatch.setattr(scenes_command, "connect", connect)
+    assert run(monkeypatch, film, "--sheet", tmp_path / "sheet.png") == 0
+    assert asked == []
+    assert run(monkeypatch, film, "--out", tmp_path / "a.json") == 0
+    assert run(monkeypatch, film, "--out", tmp_path / "b.json", "--server", "triton:8001", "--models", tmp_path) == 0
+    assert asked == [(None, None), ("triton:8001", tmp_path)]
+    for name in ("a.json", "b.json"):
+        project = read_project(tmp_path / name)
+        assert [(p.reference.origin, p.reference.scene) for p in project.scenes] == [
+            ("automatic", None),
+            ("earlier", 1),
+            ("earlier", 1),
+        ]
+
+
+def test_what_cannot_be_written_is_told_before_the_pass(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, film, "--out", tmp_path / "reel.scenes.json", "--json") == 0
+    edited = tmp_path / "reel.scenes.json"
+    edited.write_text("hours of work")
+    monkeypatch.setattr(scenes_command, "FilmReader", None)
+    for option, path, code, said in (
+        ("--out", edited, 2, "reel.scenes.json: is there already"),
+        ("--out", tmp_path / "nowhere" / "reel.json", 1, "there is no folder"),
+        ("--out", tmp_path / ("x" * 300), 1, "cannot be written there"),
+        ("--sheet", tmp_path / "nowhere" / "sheet.png", 1, "there is no folder"),
+        ("--sheet", tmp_path / "sheet.xyz", 2, "sheet.xyz: the suffix is none of"),
+    ):
+        assert run(monkeypatch, film, option, path) == code
+        assert said in capsys.readouterr().err
+    assert edited.read_text() == "hours of work"
+    assert list(tmp_path.iterdir()) == [edited]
+
+
+def test_the_listing_is_told_although_a_file_cannot_be_written(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, _: object) -> None:
+        raise FilmError(path, "cannot be written (no space left on device)")
+
+    monkeypatch.setattr(scenes_command, "write_project", full)
+    assert run(monkeypatch, film, "--no-server", "--out", tmp_path / "reel.scenes.json", "--json") == 1
+    assert len(json.loads(capsys.readouterr().out)["scenes"]) == 3
+
+
+def test_out_without_a_server(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, film, "--no-server", "--out", tmp_path / "reel.scenes.json", "--json") == 0
     told = json.loads(capsys.readouterr().out)["scenes"]
     project = read_project(tmp_path / "reel.scenes.json")
     assert [(p.scene.start, p.scene.end, p.scene.transition) for p in project.scenes] == [
@@ -112,9 +176,11 @@ def test_wrong_use(
     assert run(monkeypatch, film, "--json", "--csv") == 2
     assert "--json and --csv" in capsys.readouterr().err
     assert run(monkeypatch, film, "--min-scene", 0) == 2
-    assert run(monkeypatch, film, "--server", "127.0.0.1:9") == 2
-    assert run(monkeypatch, film, "--sheet", tmp_path / "sheet.xyz") == 1
-    assert "sheet.xyz" in capsys.readouterr().err
+    for option in (["--server", "127.0.0.1:9"], ["--models", "m"], ["--library", "l"], ["--no-server"]):
+        assert run(monkeypatch, film, *option) == 2
+        assert f"{option[0]} is for --out" in capsys.readouterr().err
+    assert run(monkeypatch, film, "--out", tmp_path / "a.json", "--no-server", "--server", "127.0.0.1:9") == 2
+    assert "--server does not go with --no-server" in capsys.readouterr().err
     (tmp_path / "text.mp4").write_text("no film")
     assert run(monkeypatch, tmp_path / "text.mp4") == 1
     assert "text.mp4" in capsys.readouterr().err

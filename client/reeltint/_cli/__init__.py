@@ -1,10 +1,11 @@
 """`reeltint`: colour films and stills, and serve the models.
 
 Exit codes: 0 done; 1 the film, the server or its models failed; 2 wrong use; 3 try again later (server busy, not
-reachable or too slow); 130 interrupted.
+reachable or too slow); 130 interrupted; 128 + n stopped by signal n (143 SIGTERM, 129 SIGHUP).
 """
 
 import functools
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,20 +20,31 @@ from reeltint._errors import InvalidRequest, ReeltintError, ServerBusy, Transpor
 
 
 def orderly(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn the errors of a command into one line each on stderr and an exit code."""
+    """Turn the errors of a command, and signals, into one line each on stderr and an exit code."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
+        caught = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+        for number in caught:  # not one that is ignored: nohup
+            signal.signal(number, _leave)
         try:
             command(*arguments, **options)
-        except (ReeltintError, KeyboardInterrupt) as error:
-            stopped = isinstance(error, KeyboardInterrupt)
+        except (ReeltintError, KeyboardInterrupt, SystemExit) as error:
+            stopped = not isinstance(error, ReeltintError)
             for line in ["interrupted" if stopped else str(error), *getattr(error, "__notes__", [])]:
                 print(f"reeltint: {line}", file=sys.stderr)
             wrong, later = isinstance(error, InvalidRequest), isinstance(error, ServerBusy | TransportError)
-            raise typer.Exit(130 if stopped else 2 if wrong else 3 if later else 1) from error
+            left = int(error.code or 0) if isinstance(error, SystemExit) else 130
+            raise typer.Exit(left if stopped else 2 if wrong else 3 if later else 1) from error
+        finally:
+            for number in caught:
+                signal.signal(number, signal.SIG_DFL)
 
     return run
+
+
+def _leave(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 main = typer.Typer(

@@ -18,7 +18,15 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from reeltint._cli.serve import tls_of
-from reeltint._colorize import STILL_SUFFIXES, Report, colorize_film, colorize_stills
+from reeltint._colorize import (
+    STILL_SUFFIXES,
+    Report,
+    check_project,
+    check_stills,
+    check_target,
+    colorize_film,
+    colorize_stills,
+)
 from reeltint._colorizer import Colorizer
 from reeltint._errors import FilmError, InvalidRequest, ModelNotFound
 from reeltint._film import FilmReader
@@ -272,7 +280,7 @@ def colorize(
         scene_stills=scene_stills,
         library=library,
         scenes=scenes,
-        only=numbers(only) if only else [],
+        only=numbers(only) if only is not None else [],
         saturation=saturation,
         smoothing=smoothing,
         min_scene=min_scene,
@@ -297,12 +305,23 @@ def colorize(
         if chosen.only and not target.is_file():
             raise InvalidRequest(f"--only: there is no {target} whose other scenes could be kept")
         project, planned_s = chosen.follow(), 0.0
-        with FilmReader(source, start_s=start, end_s=end) as reader:
+        output: dict[str, Any] = {
+            "side_by_side": side_by_side,
+            "encoder": encoder,
+            "quality": quality,
+            "preset": preset,
+            "pixel_format": pixel_format,
+        }
+        with FilmReader(source, start_s=start, end_s=end, strict=not tolerate_damage) as reader:
             total = reader.info.frame_count
+            if project is not None and scenes is not None:
+                check_project(project, scenes, reader)
+            with _quietly():
+                check_target(target, reader, recoloured=bool(chosen.only), **output)
         with connect(server, models, **connection) as colorizer:
             if project is None and not no_scenes:
                 begun = time.perf_counter()
-                with _planning(), _progress("plan", total) as (progress, task):
+                with _quietly(), _progress("plan", total) as (progress, task):
                     project = chosen.plan(
                         source,
                         colorizer,
@@ -321,14 +340,10 @@ def colorize(
                     only=chosen.only,
                     start_s=start,
                     end_s=end,
-                    side_by_side=side_by_side,
-                    encoder=encoder,
-                    quality=quality,
-                    preset=preset,
-                    pixel_format=pixel_format,
                     batch=batch,
                     tolerate_damage=tolerate_damage,
                     on_frame=lambda done, _: progress.update(task, completed=done),
+                    **output,
                 )
         reports, failures = [replace(report, plan_s=planned_s)], []
     _tell(reports, failures, target, as_json)
@@ -337,9 +352,16 @@ def colorize(
 
 
 def _stills(source: Path, target: Path) -> dict[Path, Path]:
+    """What to read, and where to write it; in a folder not what lies below an OUT inside of it."""
     if not source.is_dir():
+        check_stills({source: target})
         return {source: target}
+    folder, out = source.resolve(), target.resolve()
+    if folder == out:
+        raise InvalidRequest(f"{target}: OUT is IN: the coloured stills want a folder of their own")
     found = sorted(p for p in source.rglob("*") if p.suffix.lower() in STILL_SUFFIXES)
+    if out.is_relative_to(folder):
+        found = [path for path in found if not path.parent.resolve().is_relative_to(out)]
     if not found:
         raise InvalidRequest(f"{source}: no stills in this folder ({', '.join(sorted(STILL_SUFFIXES))})")
     targets: dict[Path, Path] = {}
@@ -347,12 +369,13 @@ def _stills(source: Path, target: Path) -> dict[Path, Path]:
         relative = path.relative_to(source)
         png = target / relative.with_suffix(".png")
         targets[path] = png if png not in targets.values() else target / relative.with_name(relative.name + ".png")
+    check_stills(targets)
     return targets
 
 
 @contextlib.contextmanager
-def _planning() -> Iterator[None]:
-    """Keep the reader's warnings back, which come later again; say what helps where models are missing."""
+def _quietly() -> Iterator[None]:
+    """Keep warnings about the film back, which come later again; say what helps where models are missing."""
     logger = logging.getLogger("reeltint")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -374,7 +397,7 @@ def _progress(unit: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]
 
 def _tell(reports: list[Report], failures: list[FilmError], target: Path, as_json: bool) -> None:
     for error in failures:
-        _console.print(f"reeltint: {error}", style="red", highlight=False, soft_wrap=True)
+        _console.print(f"reeltint: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
     for report in reports:
         _tell_scenes(report)
     frames, elapsed = sum(r.frames for r in reports), sum(r.plan_s + r.elapsed_s for r in reports)
@@ -383,7 +406,8 @@ def _tell(reports: list[Report], failures: list[FilmError], target: Path, as_jso
         typer.echo(json.dumps(whole, default=str))
     elif reports:
         speed = frames / max(elapsed, 1e-9)
-        _console.print(f"{target}: {frames} frames in {elapsed:.1f} s ({speed:.1f} frames/s)", highlight=False)
+        told = f"{target}: {frames} frames in {elapsed:.1f} s ({speed:.1f} frames/s)"
+        _console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _tell_scenes(report: Report) -> None:

@@ -39,7 +39,7 @@ def add(
             result = opened.add(paths, on_photograph=lambda done: status.update(f"{done} of {len(paths)} photographs"))
         count = len(opened)
     for failure in result.failures:
-        _console.print(f"reeltint: {failure}", style="red", highlight=False, soft_wrap=True)
+        _console.print(f"reeltint: {failure}", style="red", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         failures = [str(failure) for failure in result.failures]
         whole = {"added": result.added, "known": result.known, "photographs": count, "failures": failures}
@@ -47,7 +47,7 @@ def add(
     else:
         left = f", {len(result.failures)} left out" if result.failures else ""
         told = f"{result.added} added, {result.known} there already{left}; {count} photographs in {opened.folder}"
-        _console.print(told, highlight=False, soft_wrap=True)
+        _console.print(told, highlight=False, markup=False, soft_wrap=True)
     if result.failures and not result.added and not result.known:
         raise typer.Exit(1)
 

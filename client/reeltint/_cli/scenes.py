@@ -13,8 +13,10 @@ import typer
 from rich.console import Console
 
 from reeltint._cli.colorize import _progress, connect
-from reeltint._errors import InvalidRequest
+from reeltint._colorize import STILL_SUFFIXES
+from reeltint._errors import InvalidRequest, ReeltintError
 from reeltint._film import FilmReader, write_still
+from reeltint._film_partial import create_partial
 from reeltint._library import Library
 from reeltint._project import write_project
 from reeltint._references import plan, wants_a_person
@@ -43,15 +45,19 @@ def scenes(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a picture with one frame a scene.")] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="Write a scenes file to edit and for colorize --scenes.")
+        Path | None, typer.Option(metavar="JSON", help="Write a new scenes file, to edit and for colorize --scenes.")
     ] = None,
     min_scene: Annotated[int, typer.Option(min=1, help="Frames of the shortest scene; shorter ones are joined.")] = 3,
     library: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Library to find references in, for --out.")
     ] = None,
     server: Annotated[
-        str | None, typer.Option(help="HOST:PORT of gRPC, to find scenes that look alike for --out; not needed.")
+        str | None, typer.Option(help="HOST:PORT of gRPC, to compare scenes for --out; else a local one starts.")
     ] = None,
+    models: Annotated[Path | None, typer.Option(help="Model repository for the local server.")] = None,
+    no_server: Annotated[
+        bool, typer.Option("--no-server", help="Compare no scenes for --out: each is coloured by its own key frame.")
+    ] = False,
     tolerate_damage: Annotated[
         bool, typer.Option("--tolerate-damage", help="Go on past damaged parts of a film, naming them.")
     ] = False,
@@ -59,15 +65,27 @@ def scenes(
     """Find the scenes of a film: where they begin and end, and how."""
     if as_json and as_csv:
         raise InvalidRequest("--json and --csv do not go together")
-    if server and out is None:
-        raise InvalidRequest("--server is for --out")
-    if library and out is None:
-        raise InvalidRequest("--library is for --out")
+    for name, given in (("--library", library), ("--server", server), ("--models", models), ("--no-server", no_server)):
+        if given and out is None:
+            raise InvalidRequest(f"{name} is for --out")
+        if given and no_server and name != "--no-server":
+            raise InvalidRequest(f"{name} does not go with --no-server")
     if not film.exists():
         raise InvalidRequest(f"{film}: no such file")
+    _check_targets(sheet, out)
     detector = SceneDetector(min_scene=min_scene)
     strict = not tolerate_damage
-    with FilmReader(film, strict=strict) as reader, _progress("frame", reader.info.frame_count) as (progress, task):
+    with ExitStack() as opened:
+        reader = opened.enter_context(FilmReader(film, strict=strict))
+        colorizer = photographs = project = None
+        if out is not None and not no_server:
+            try:
+                colorizer = opened.enter_context(connect(server, models))
+            except ReeltintError as error:
+                error.add_note("--no-server does without, and no scene takes another's reference")
+                raise
+            photographs = opened.enter_context(Library(library, colorizer.embed)) if library else None
+        progress, task = opened.enter_context(_progress("frame", reader.info.frame_count))
 
         def tell(done: int) -> None:
             if done % 32 == 0:
@@ -76,19 +94,27 @@ def scenes(
         if out is None:
             found: Sequence[Scene] = find_scenes(reader, detector, tell)
         else:
-            with ExitStack() as opened:
-                colorizer = opened.enter_context(connect(server, None)) if server or library else None
-                photographs = opened.enter_context(Library(library, colorizer.embed)) if library and colorizer else None
-                project = plan(film, colorizer, detector=detector, library=photographs, strict=strict, on_frame=tell)
-            write_project(out, project)
+            project = plan(film, colorizer, detector=detector, library=photographs, strict=strict, on_frame=tell)
             found = [planned.scene for planned in project.scenes]
-            for number, why in wants_a_person(project).items():
-                _console.print(f"scene {number}: {why}", highlight=False, soft_wrap=True)
-        rate = reader.info.frame_rate
+    _tell(film, found, reader.info.frame_rate, "json" if as_json else "csv" if as_csv else "text")
+    if out is not None and project is not None:
+        for number, why in wants_a_person(project).items():
+            _console.print(f"scene {number}: {why}", highlight=False, soft_wrap=True)
+        write_project(out, project)
     if sheet is not None:
         with FilmReader(film, strict=strict) as reader:
             write_still(sheet, contact_sheet(reader, found))
-    _tell(film, found, rate, "json" if as_json else "csv" if as_csv else "text")
+
+
+def _check_targets(sheet: Path | None, out: Path | None) -> None:
+    """Find out what cannot be written before the pass over the film; a scenes file may hold hours of handwork."""
+    if sheet is not None and sheet.suffix.lower() not in STILL_SUFFIXES:
+        raise InvalidRequest(f"--sheet {sheet}: the suffix is none of {', '.join(sorted(STILL_SUFFIXES))}")
+    for path in (sheet, out):
+        if path is not None:
+            create_partial(path).unlink()
+    if out is not None and out.exists():
+        raise InvalidRequest(f"--out {out}: is there already; choose another name, or move it away")
 
 
 def _tell(film: Path, found: Sequence[Scene], rate: Fraction | None, form: str) -> None:

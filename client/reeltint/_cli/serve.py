@@ -1,6 +1,5 @@
 """`reeltint serve`."""
 
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,7 +54,6 @@ def serve(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Triton's whole log.")] = False,
 ) -> None:
     """Serve the models on this machine with NVIDIA Triton, until Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     ports = {"grpc_port": grpc_port, "http_port": http_port, "metrics_port": metrics_port}
     tls = tls_of(tls_ca, tls_cert, tls_key)
     options: dict[str, Any] = {"host": host, **ports, "tls": tls, "admin_key": admin_key, "verbose": verbose}

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import importlib.util
+import logging
 import os
 import platform
 import random
@@ -25,6 +26,8 @@ from typing import Protocol
 
 from reeltint._errors import InvalidRequest, ReeltintError
 from reeltint._tls import Tls
+
+logger = logging.getLogger("reeltint")
 
 _HERE = Path(__file__).parent
 _EXTRA = 'the local server needs the extra "local": pip install "reeltint[local]"'
@@ -115,7 +118,8 @@ class LocalTriton:
                 `triton-grpc-protocol-admin-key` of gRPC, header `admin-key` of HTTP. None leaves all that open on the
                 loopback interface and closes it on others.
             arguments: Further arguments of tritonserver, as they are.
-            log: Where Triton's log goes, line by line: a function (called on another thread) or an open text file.
+            log: Where Triton's log goes, line by line: a function (called on another thread) or an open text file. One
+                that raises is given no more lines.
             verbose: Forward the whole log, from the start; else its warnings and errors, once the server is ready
                 (what goes wrong before is in the `ServeError`).
             start_timeout_s: How long the models may take to load.
@@ -212,7 +216,9 @@ class LocalTriton:
         assert supervisor.stdin is not None
         assert supervisor.stdout is not None
         assert supervisor.stderr is not None
-        supervisor.stdin.close()  # the sign to stop
+        supervisor.stdin.close()  # the sign to stop, unless a process that the caller forked holds the pipe as well
+        if self._stopping is not None:  # the supervisor has told it: its handler of signals is there
+            supervisor.terminate()
         try:
             supervisor.wait(self._stop_timeout_s + 10)
         except subprocess.TimeoutExpired:
@@ -356,11 +362,14 @@ class LocalTriton:
                     os.kill(self._stopping, signal.SIGKILL)
 
     def _emit(self, line: str) -> None:
-        if callable(self._log):
-            self._log(line)
-        elif self._log is not None:
-            with contextlib.suppress(ValueError):  # the file was closed before the server
+        try:
+            if callable(self._log):
+                self._log(line)
+            elif self._log is not None:
                 self._log.write(line + "\n")
+        except Exception as error:  # noqa: BLE001 # whatever it is: Triton stands still when nobody reads its log
+            self._log = None
+            logger.warning("Triton's log goes nowhere from here on, it cannot be written (%s)", error)
 
 
 class _PortLostError(ServeError):
