@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from common import CLIPS, ROOT
 from reeltint_training.checkpoints import load_network
-from reeltint_training.clips import ROWS, ClipFigures, camera_stays, clips_of, measure_clip, summary
+from reeltint_training.clips import ROWS, ClipFigures, clips_of, measure_clip, summary
 from reeltint_training.networks.exemplar import ExemplarNet
 
 CHECKPOINT = ROOT / "training/checkpoints/exemplar.safetensors"
@@ -20,6 +20,8 @@ CATEGORIES = {
     "vehicles": ("carnd", "fresco_car", "moviepy_airplane", "propainter_running_car"),
     "things": ("intel_bottles", "sam2_blocks", "sam2_coffee", "sam2_cups"),
 }  # fmt: skip
+CAMERA_STAYS = ("intel", "sam2_blocks", "sam2_coffee", "sam2_cups", "sam2_dog", "sam2_juggle")
+"""Looked at by eye: a highway is smooth enough to fool a measure of change."""
 
 
 def measure(every: int = 5) -> dict[str, Any]:
@@ -27,19 +29,15 @@ def measure(every: int = 5) -> dict[str, Any]:
     network, spec, header = load_network(CHECKPOINT, "exemplar")
     assert isinstance(network, ExemplarNet)
     figures: dict[str, dict[str, ClipFigures]] = {}
-    stays = []
     known = tuple(prefix for prefixes in CATEGORIES.values() for prefix in prefixes)
     for name, frames in clips_of(CLIPS):
         if not name.startswith(known):
             continue  # a black-and-white film, tinted
         figures[name] = measure_clip(network, frames, spec.size, every)
-        if camera_stays(frames):
-            stays.append(name)
     return {
         "size": spec.size,
         "step": header["step"],
         "every": every,
-        "camera stays": stays,
         "clips": {name: {row: asdict(f) for row, f in rows.items()} for name, rows in figures.items()},
     }
 
@@ -70,8 +68,8 @@ def table(result: dict[str, Any]) -> str:
         "| error's growth, first tenth to last, dB | clips | copy only | exemplar | fed back |",
         "|---|---|---|---|---|",
     ]
-    for label, names in (("camera stays", result["camera stays"]), ("all", list(clips))):
-        chosen = [clips[name] for name in names]
+    for label, prefixes in (("camera stays", CAMERA_STAYS), ("all", ("",))):
+        chosen = [rows for name, rows in clips.items() if name.startswith(prefixes)]
         growth = (f"{_mean(chosen, row, 'growth'):.2f}" for row in ("copy only", "exemplar", "fed back"))
         lines.append(f"| {label} | {len(chosen)} | {' | '.join(growth)} |")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from skimage import color, data
 
 RATE, SCENE_S = 24, 4
 FRAMES = 48  # a turn
-FILMS = {"1080p": (10, *SIZES["1080p"]), "15 s": (15, 120, 160), "60 s": (60, 120, 160)}
+FILMS = {"1080p": (10, *SIZES["1080p"]), "60 s": (60, 120, 160), "600 s": (600, 120, 160)}
 _CHILD = """
 import json, re, sys, time
 from reeltint import Colorizer

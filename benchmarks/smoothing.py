@@ -21,6 +21,7 @@ from reeltint._smoothing import REACH, Smoother
 from reeltint_training.clips import clips_of
 from reeltint_training.color import lab_to_srgb
 from reeltint_training.data import to_lab
+from reeltint_training.guided import guided_ab
 from skimage import data
 from torch.nn import functional
 
@@ -69,8 +70,7 @@ def smooth(ab: Array, grey: Array, strength: float) -> Array:
 
 def figures(ab: Array, lab: torch.Tensor, truth: Array) -> tuple[float, float]:
     """PSNR in dB (the first frame, which may be the reference, left out) and flicker at the network's resolution."""
-    size = (lab.shape[2], lab.shape[3])
-    large = functional.interpolate(torch.from_numpy(ab), size, mode="bilinear", align_corners=False)
+    large = guided_ab(lab[:, :1], torch.from_numpy(ab), lab.shape[2:])
     picture = lab_to_srgb(torch.cat([lab[:, :1], large], 1)).movedim(1, -1).numpy() * 255
     error = np.square(picture - truth).mean((1, 2, 3))[1:]
     return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-4)))), flicker(ab, lab)
@@ -157,7 +157,7 @@ def picture(path: Path, networks: Networks | None = None) -> None:
     plain = networks(grey, None)
     rows = []
     for ab in (plain, smooth(plain, grey, 1.0)):
-        large = functional.interpolate(torch.from_numpy(ab), frames.shape[1:3], mode="bilinear", align_corners=False)
+        large = guided_ab(lab[:, :1], torch.from_numpy(ab), lab.shape[2:])
         rgb = lab_to_srgb(torch.cat([lab[:, :1], large], 1)).movedim(1, -1).numpy()
         rows.append((rgb[2:15:4] * 255).round().astype(np.int16))
     rows.append(np.clip(128 + 8 * (rows[1] - rows[0]), 0, 255))

@@ -19,11 +19,11 @@ from reeltint._errors import FilmError, InvalidRequest, ModelNotFound, ReeltintE
 from reeltint._film import FilmFrame, FilmReader, FilmWriter, read_still, write_still
 from reeltint._film_chroma import ChromaReader
 from reeltint._film_read import logger
-from reeltint._film_still import read_still_rgb
 from reeltint._scene_colour import SceneColours
 
 if TYPE_CHECKING:
-    from reeltint._project import Project
+    from reeltint._library import read_colours
+from reeltint._project import Project
 
 _T = TypeVar("_T")
 STILL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
@@ -39,7 +39,9 @@ class SceneReport:
         end: The frame after its last.
         transition: How it begins.
         origin: Where its reference is from: "given", "earlier", "library" or "automatic".
-        reference: The reference in words: a path, an earlier scene, a key frame.
+        path: The photograph, where it is one.
+        scene: The earlier scene whose reference it takes, where it does.
+        frame: Its key frame, where that is the reference.
         similarity: Of the reference to the scene, where they were compared: cosine, at most 1.
         confidence: How well the reference answered, mean over all frames and places, 0..1; None where not coloured.
     """
@@ -49,9 +51,17 @@ class SceneReport:
     end: int
     transition: str
     origin: str
-    reference: str
+    path: Path | None
+    scene: int | None
+    frame: int | None
     similarity: float | None
     confidence: float | None
+
+    @property
+    def reference(self) -> str:
+        """The reference in words."""
+        words = f"scene {self.scene}" if self.scene is not None else f"frame {self.frame}"
+        return words if self.path is None else str(self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +168,7 @@ def colorize_film(
 
     Raises:
         InvalidRequest: `only` does not go with the other options, names a scene that there is not, or `encoder` would
-            make another codec of `target`.
+            make another codec of `target`; the film cannot be written with these options, see `FilmWriter`.
         FilmError: The film cannot be read or written, or is not the project's; what was written is kept as a partial
             file that it names.
         ReeltintError: The server refused or did not answer; the partial file is kept as well.
@@ -248,8 +258,9 @@ def check_target(target: Path, reader: FilmReader, *, recoloured: bool, encoder:
         **options: The others of `FilmWriter`.
 
     Raises:
-        InvalidRequest: `encoder` would make another codec of a film that is there already.
-        FilmError: The film cannot be written so, or is not the source's.
+        InvalidRequest: `encoder` would make another codec of a film that is there already, or the film cannot be
+            written with these options.
+        FilmError: The film cannot be written there, or is not the source's.
     """
     if recoloured:
         _existing(target, reader, encoder).close()
@@ -358,7 +369,6 @@ def _scene_reports(project: "Project", confidences: dict[int, float]) -> list[Sc
     reports = []
     for number, planned in enumerate(project.scenes, 1):
         choice, scene = planned.reference, planned.scene
-        words = f"scene {choice.scene}" if choice.scene is not None else f"frame {choice.frame}"
         reports.append(
             SceneReport(
                 number=number,
@@ -366,7 +376,9 @@ def _scene_reports(project: "Project", confidences: dict[int, float]) -> list[Sc
                 end=scene.end,
                 transition=scene.transition,
                 origin=choice.origin,
-                reference=words if choice.path is None else str(choice.path),
+                path=choice.path,
+                scene=choice.scene,
+                frame=choice.frame,
                 similarity=choice.similarity,
                 confidence=confidences.get(number),
             )
@@ -423,12 +435,12 @@ def colorize_stills(
         A report of each still that was coloured, and the errors of those that were not.
 
     Raises:
-        InvalidRequest: A still would be written over one of them.
-        FilmError: The reference cannot be read.
+        InvalidRequest: A still would be written over one of them or a folder, or its suffix is unknown.
+        FilmError: The reference cannot be read, or is grey.
         ReeltintError: The server has not got the model, is busy or not reachable, or refuses the reference.
     """
     check_stills(stills)
-    colours = None if reference is None else colorizer.reference(read_still_rgb(reference), origin=str(reference))
+    colours = None if reference is None else colorizer.reference(read_colours(reference), origin=str(reference))
     reports: list[Report] = []
     failures: list[FilmError] = []
     for done, (source, target) in enumerate(stills.items(), 1):
@@ -465,16 +477,20 @@ def colorize_stills(
 
 
 def check_stills(stills: dict[Path, Path]) -> None:
-    """Refuse to write a still over one that is to be read.
+    """Refuse to write a still over one that is to be read, or where none can be.
 
     Args:
         stills: What to read, and where to write it.
 
     Raises:
-        InvalidRequest: A target is one of the sources.
+        InvalidRequest: A target is one of the sources, a folder, or its suffix is unknown.
     """
     sources = {source.resolve() for source in stills}
     for target in stills.values():
+        if target.is_dir():
+            raise InvalidRequest(f"{target}: it is a folder")
+        if target.suffix.lower() not in STILL_SUFFIXES:
+            raise InvalidRequest(f"{target}: the suffix is none of {', '.join(sorted(STILL_SUFFIXES))}")
         if target.resolve() in sources:
             raise InvalidRequest(f"{target}: is a still to be coloured, and would be overwritten by one in colour")
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import re
 import threading
 import time
 from collections import deque
@@ -93,7 +94,7 @@ class AsyncColorizer:
         metrics: ClientMetrics | None = None,
     ) -> None:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdigit() or re.match("(http|grpc)s?://", address, re.IGNORECASE):
             raise InvalidRequest(f'address: "host:port" was expected, not {address!r}')
         if in_flight < 1:
             raise InvalidRequest(f"in_flight: at least 1, not {in_flight}")
@@ -319,6 +320,9 @@ class AsyncColorizer:
                 return await method(channel)(request, timeout=self.deadline_s)
             except grpc.RpcError as failure:
                 error = error_of(failure, self.address, model)
+                if not self._configs and "Socket closed" in str(error):  # all that gRPC tells of a server's refusal
+                    hint = "does it want TLS, or another certificate? (tls; --tls-ca, --tls-cert)"
+                    error = ServerUnreachable(f"{error}; {hint}")
                 if attempt >= self.retries or not isinstance(error, ServerBusy | ServerUnreachable):
                     raise error from failure
                 if isinstance(error, ServerUnreachable) and attempt > 0 and self._channel is channel:

@@ -4,7 +4,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from reeltint._errors import FilmError
+from reeltint._errors import FilmError, InvalidRequest
 from reeltint._film_read import reason
 
 
@@ -14,13 +14,14 @@ def create_partial(path: Path) -> Path:
     It is `<stem>.partial<suffix>`, or `<stem>.partial2<suffix>` and so on: no file that is there is touched.
 
     Raises:
-        FilmError: No file can be made there, or `path` is a folder.
+        InvalidRequest: `path` is a folder, or there is none for it.
+        FilmError: No file can be made there.
     """
     try:
         if path.is_dir():
-            raise FilmError(path, "it is a folder")
+            raise InvalidRequest(f"{path}: it is a folder")
         if not path.parent.is_dir():
-            raise FilmError(path, f"cannot be written: there is no folder {path.parent}")
+            raise InvalidRequest(f"{path}: cannot be written: there is no folder {path.parent}")
         for number in count(1):
             partial = path.with_name(f"{path.stem}.partial{'' if number == 1 else number}{path.suffix}")
             with suppress(FileExistsError):

@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from reeltint._closing import Closing
-from reeltint._errors import FilmError
+from reeltint._errors import FilmError, InvalidRequest
 
 logger = logging.getLogger("reeltint")
 
@@ -208,6 +208,7 @@ class FilmReader(Closing):
             strict: Stop at the first packet that cannot be decoded.
 
         Raises:
+            InvalidRequest: `end_s` does not come after `start_s`.
             FilmError: no such file, not a video, no video stream, no decoder, no picture (in the range).
         """
         self.path = Path(path)
@@ -218,7 +219,7 @@ class FilmReader(Closing):
         self._sink: Callable[[Packet[Stream]], None] | None = None
         self._wanted: frozenset[int] = frozenset()
         if start_s is not None and end_s is not None and end_s <= start_s:
-            raise FilmError(self.path, f"nothing lies between {start_s} s and {end_s} s")
+            raise InvalidRequest(f"{path}: nothing lies between {start_s} s and {end_s} s")
         # Microseconds: 1.1 means 11/10, not the binary number nearest to it.
         self._begin = None if start_s is None else Fraction(start_s).limit_denominator(1_000_000)
         self._end = None if end_s is None else Fraction(end_s).limit_denominator(1_000_000)
@@ -510,7 +511,7 @@ class FilmReader(Closing):
         if late:
             problem = f"the last {late} pictures cannot be decoded"
         elif "mp4" in family and not self._seekable and packets_read < frames:
-            problem = f"it is truncated: {packets_read} of {frames} pictures are there"
+            problem = f"it is truncated ({packets_read} of {frames} pictures are there)"
         elif any(name in family for name in ("matroska", "avi", "flv", "asf")):
             if len(self._wanted | self._hidden) + 1 == len(container.streams):
                 stated = None if container.duration is None else Fraction(container.duration, av.time_base)
@@ -518,7 +519,7 @@ class FilmReader(Closing):
                 stated = self._stated_duration(container)
             # Some muxers count from the first packet, some from 0.
             if stated is not None and stated - max(reached, reached - (self._origin or 0)) > _SHORTFALL_S:
-                problem = f"it is truncated: it should last {float(stated):.3f} s"
+                problem = f"it is truncated (it should last {float(stated):.3f} s)"
         if problem is not None:
             self._fail(problem, at)
 

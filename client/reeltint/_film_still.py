@@ -82,14 +82,14 @@ def write_still(path: Path | str, rgb: NDArray[np.uint8]) -> None:
         rgb: (H, W, 3), sRGB 0..255.
 
     Raises:
-        InvalidRequest: `rgb` has another shape or type.
-        FilmError: unknown suffix, or the picture cannot be written.
+        InvalidRequest: `rgb` has another shape or type; unknown suffix, or no folder for it.
+        FilmError: the picture cannot be written.
     """
     path = Path(path)
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or not rgb.size:
         raise InvalidRequest(f"a picture is uint8 (H, W, 3), not {rgb.dtype} {rgb.shape}")
     if path.suffix.lower() not in _ENCODERS:
-        raise FilmError(path, f"the suffix is none of {', '.join(_ENCODERS)}")
+        raise InvalidRequest(f"{path}: the suffix is none of {', '.join(_ENCODERS)}")
     encoder, pixel_format = _ENCODERS[path.suffix.lower()]
     partial = create_partial(path)
     try:

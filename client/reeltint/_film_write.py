@@ -101,8 +101,9 @@ class FilmWriter:
             side_by_side: Write grey | colour, twice as wide.
 
         Raises:
-            FilmError: the output cannot be written there, is the source itself, or has an unknown container; unknown
-                encoder or pixel format, or one that the container or the luma's bit depth rules out.
+            InvalidRequest: the output is the source itself or has an unknown container; unknown encoder or pixel
+                format, or one that the container or the luma's bit depth rules out.
+            FilmError: the output cannot be written there.
         """
         self.path = Path(path)
         self.frames_written = 0
@@ -119,7 +120,7 @@ class FilmWriter:
         self._outputs: dict[int, Stream] = {}
         self._last_dts: dict[int, int] = {}
         if self.path.resolve() == source.path.resolve():
-            raise FilmError(self.path, "the output would overwrite the film that is being read")
+            raise InvalidRequest(f"{self.path}: the output would overwrite the film that is being read")
         self.partial_path = create_partial(self.path)
         try:
             self._container = self._open()
@@ -228,10 +229,9 @@ class FilmWriter:
         try:
             container = av.open(f"file:{self.partial_path}", "w", container_options=options)
         except (FFmpegError, ValueError) as error:
-            problem = f"the suffix {suffix!r} names no container ({reason(error)})"
-            raise FilmError(self.path, problem) from error
+            raise InvalidRequest(f"{self.path}: the suffix {suffix!r} names no container ({reason(error)})") from error
         if container.format.no_file or "image" in container.format.name:
-            raise FilmError(self.path, f"the suffix {suffix!r} names no film container")
+            raise InvalidRequest(f"{self.path}: the suffix {suffix!r} names no film container")
         return container
 
     def _add_streams(self, encoder: str, quality: float, pixel_format: str | None, preset: str | None) -> VideoStream:
@@ -251,9 +251,9 @@ class FilmWriter:
         try:
             codec = av.Codec(encoder, "w")
         except UnknownCodecError as error:
-            raise FilmError(self.path, f"there is no encoder {encoder!r}") from error
+            raise InvalidRequest(f"{self.path}: there is no encoder {encoder!r}") from error
         if codec.type != "video":
-            raise FilmError(self.path, f"{encoder} is no video encoder")
+            raise InvalidRequest(f"{self.path}: {encoder} is no video encoder")
         self._format = self._choose_format(codec, pixel_format)
         self._bits = self._format.components[0].bits
         time_base = self._source._time_base(self._source._container)
@@ -264,7 +264,7 @@ class FilmWriter:
                 encoder, rate=info.frame_rate, time_base=time_base, width=self._format.width, height=self._format.height
             )
         except (FFmpegError, ValueError) as error:
-            raise FilmError(self.path, reason(error)) from error
+            raise InvalidRequest(f"{self.path}: {reason(error)}") from error
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
         context.pix_fmt = self._format.name
@@ -288,7 +288,7 @@ class FilmWriter:
         except (FFmpegError, ValueError) as error:
             settings = ", ".join(f"{key}={value}" for key, value in context.options.items())
             shape = f"{self._format.width}x{self._format.height} {self._format.name}"
-            raise FilmError(self.path, f"{encoder} refuses {shape} with {settings} ({reason(error)})") from error
+            raise InvalidRequest(f"{self.path}: {encoder} refuses {shape} with {settings} ({reason(error)})") from error
         return stream
 
     def _choose_format(self, codec: av.Codec, wanted: str | None) -> VideoFormat:
@@ -299,13 +299,13 @@ class FilmWriter:
             try:
                 form = VideoFormat(wanted, width, info.height)
             except ValueError as error:
-                raise FilmError(self.path, f"there is no pixel format {wanted!r}") from error
+                raise InvalidRequest(f"{self.path}: there is no pixel format {wanted!r}") from error
             if offered and wanted not in offered:
                 has = ", ".join(sorted(offered))
-                raise FilmError(self.path, f"{codec.name} has no pixel format {wanted}; it has {has}")
+                raise InvalidRequest(f"{self.path}: {codec.name} has no pixel format {wanted}; it has {has}")
             planes = [part.plane for part in form.components]
             if form.is_rgb or planes != [0, 1, 2] or form.is_big_endian:
-                raise FilmError(self.path, f"{wanted} is not planar YUV")
+                raise InvalidRequest(f"{self.path}: {wanted} is not planar YUV")
             return form
         odd = info.width % 2 or info.height % 2
         samplings = ("yuv444p", "yuv420p", "yuv422p") if odd else ("yuv420p", "yuv422p", "yuv444p")
@@ -315,7 +315,7 @@ class FilmWriter:
                 if name in offered:
                     return VideoFormat(name, width, info.height)
         problem = f"{codec.name} cannot hold its {info.bit_depth}-bit luma; ask for an encoder that can, such as ffv1"
-        raise FilmError(self.path, f"{problem}, or for a pixel format with fewer bits, such as yuv420p10le")
+        raise InvalidRequest(f"{self.path}: {problem}, or for a pixel format with fewer bits, such as yuv420p10le")
 
     @staticmethod
     def _encoder_options(codec: av.Codec, quality: float, preset: str | None) -> dict[str, str]:

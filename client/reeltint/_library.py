@@ -130,6 +130,19 @@ def photographs_in(source: Path) -> list[Path]:
     return found
 
 
+def read_colours(path: Path | str) -> NDArray[np.uint8]:
+    """A still whose colours a scene can take: sRGB, (H, W, 3), 0..255.
+
+    Raises:
+        FilmError: It cannot be read, or is grey.
+    """
+    rgb = read_still_rgb(path)
+    sample = rgb[:: max(1, rgb.shape[0] // 256), :: max(1, rgb.shape[1] // 256)]
+    if np.percentile(np.ptp(sample, axis=-1), 99) < _COLOURLESS:
+        raise FilmError(path, "it has no colour to give")
+    return rgb
+
+
 def embed_still(path: Path | str, embed: Embed) -> Vectors:
     """Embedding [D] of a still, colour or grey.
 
@@ -149,7 +162,8 @@ class Library(Closing):
         create: Make the library where there is none.
 
     Raises:
-        LibraryError: There is no library, it is damaged or of another format, or it was made with another embedder.
+        InvalidRequest: There is no library.
+        LibraryError: It is damaged or of another format, or was made with another embedder.
     """
 
     def __init__(self, folder: Path | str, embed: Embed | None = None, *, create: bool = False) -> None:
@@ -162,7 +176,9 @@ class Library(Closing):
             if create:
                 self.folder.mkdir(parents=True, exist_ok=True)
             elif not file.is_file():
-                raise LibraryError(f"{self.folder}: there is no library here")
+                default = default_folder()
+                known = f"; the default one is {default}" if (default / file.name).is_file() else ""
+                raise InvalidRequest(f"{self.folder}: there is no library here{known}")
             mode = "rwc" if create else "rw" if os.access(self.folder, os.W_OK) and os.access(file, os.W_OK) else "ro"
             self._writable = mode != "ro"
             uri = f"{file.absolute().as_uri()}?mode={mode}"
@@ -236,9 +252,7 @@ class Library(Closing):
                     if self._knows(digest, path) or any(digest == other for _, other, _, _ in read):
                         result.known += 1
                         continue
-                    rgb = read_still_rgb(path)
-                    if not _has_colour(rgb):
-                        raise FilmError(path, "it has no colour to give: not added")
+                    rgb = read_colours(path)
                     read.append((path, digest, (rgb.shape[1], rgb.shape[0]), embedding_frame(rgb)))
                 except UnicodeEncodeError:
                     result.failures.append(FilmError(path, "its name is not UTF-8: not added; rename it"))
@@ -453,11 +467,6 @@ def _check_vector(vector: Vectors, label: str) -> None:
     length = float(np.linalg.norm(vector))
     if not abs(length - 1) < 0.01:
         raise InvalidRequest(f"{label}: an embedding has length 1, this one has {length:.3g}")
-
-
-def _has_colour(rgb: NDArray[np.uint8]) -> bool:
-    sample = rgb[:: max(1, rgb.shape[0] // 256), :: max(1, rgb.shape[1] // 256)]
-    return bool(np.percentile(np.ptp(sample, axis=-1), 99) >= _COLOURLESS)
 
 
 def _test_picture() -> NDArray[np.uint8]:

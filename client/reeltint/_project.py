@@ -30,7 +30,7 @@ from typing import Any, Literal, NoReturn, get_args
 
 from reeltint._errors import FilmError, InvalidRequest
 from reeltint._film_partial import create_partial
-from reeltint._film_still import read_still_rgb
+from reeltint._library import read_colours
 from reeltint._scenes import Scene, Transition
 
 Origin = Literal["given", "earlier", "library", "automatic"]
@@ -98,8 +98,8 @@ def read_project(path: Path | str) -> Project:
     """Read a project file.
 
     Raises:
-        InvalidRequest: No such file, not JSON, not a project, or a still that is no picture: file, line, scene and
-            field are named.
+        InvalidRequest: No such file, not JSON, not a project, or a still that is no picture in colour: file, line,
+            scene and field are named.
     """
     path = Path(path)
     try:
@@ -115,6 +115,7 @@ def write_project(path: Path | str, project: Project) -> None:
     """Write a project file, one scene a line; it appears under its name only when whole.
 
     Raises:
+        InvalidRequest: It is a folder, or there is none for it.
         FilmError: The file cannot be written.
     """
     path = Path(path)
@@ -334,7 +335,7 @@ class _Reading:
     def _check_still(self, path: Path, at: int, label: str) -> None:
         if path not in self._stills:
             try:
-                read_still_rgb(path)
+                read_colours(path)
             except FilmError as error:
                 self._fail(at, f"{label}: {error}")
             self._stills.add(path)

@@ -20,8 +20,7 @@ from reeltint._codec import Reference
 from reeltint._colorizer import Colorizer
 from reeltint._errors import FilmError, InvalidRequest
 from reeltint._film_read import FilmFrame, FilmReader, code_table
-from reeltint._film_still import read_still_rgb
-from reeltint._library import Library, Match, embed_still
+from reeltint._library import Library, Match, embed_still, read_colours
 from reeltint._project import DEFAULT_SMOOTHING, PlannedScene, Project, ReferenceChoice
 from reeltint._scenes import Detector, Scene, SceneDetector, luma_thumbnail
 from reeltint._thumbnail import at_most, embedding_frame
@@ -99,7 +98,7 @@ def plan(
 
     Raises:
         InvalidRequest: A scene that is not there, a library without a server, a number out of range.
-        FilmError: The film or a given still cannot be read.
+        FilmError: The film or a given still cannot be read, or the still is grey.
         ReeltintError: The server or the library failed.
     """
     stills = dict(given_by_scene or {})
@@ -109,7 +108,7 @@ def plan(
         if not 0 <= value <= most:
             raise InvalidRequest(f"{name}: from 0 to {most}, not {value}")
     for path in {*stills.values(), *([given] if given else [])}:
-        read_still_rgb(path)  # before the long part: a wrong file is told at once
+        read_colours(path)  # before the long part: a wrong file is told at once
 
     shots: list[Scene] = []
     frames: list[int] = []
@@ -165,17 +164,20 @@ def wants_a_person(project: Project, confidence: Mapping[int, float] | None = No
 
     Args:
         project: The film's scenes.
-        confidence: Mean confidence of scenes that have been coloured, 0 to 1, by number.
+        confidence: Mean confidence of scenes that have been coloured, 0 to 1, by number: only these are looked at;
+            None: all, before any is coloured.
     """
     found: dict[int, str] = {}
     doubtful, unlike = _similarity(DOUBTFUL_PHOTOGRAPH), _similarity(NEAR_PHOTOGRAPH)
     for number, planned in enumerate(project.scenes, 1):
-        choice, sure = planned.reference, (confidence or {}).get(number)
+        if confidence is not None and number not in confidence:
+            continue
+        choice, sure = planned.reference, 1.0 if confidence is None else confidence[number]
         if choice.origin == "library" and choice.similarity is not None and choice.similarity < doubtful:
             found[number] = f"the nearest photograph is not near (similarity {choice.similarity:.2f})"
         elif choice.origin == "given" and choice.similarity is not None and choice.similarity < unlike:
             found[number] = f"the given still does not look like the scene (similarity {choice.similarity:.2f})"
-        if sure is not None and sure < LOW_CONFIDENCE:
+        if sure < LOW_CONFIDENCE:
             low = f"little of it is found in its reference (confidence {sure:.2f})"
             found[number] = f"{found[number]}; {low}" if number in found else low
     return found
@@ -194,7 +196,7 @@ class ReferenceLoader(Closing):
         start_s: Where the project's frame 0 is, for one that was planned from there on.
 
     Raises:
-        FilmError: A still cannot be read: told now, not when its scene is reached.
+        FilmError: A still cannot be read, or is grey: told now, not when its scene is reached.
     """
 
     def __init__(
@@ -202,7 +204,7 @@ class ReferenceLoader(Closing):
     ) -> None:
         for path in {planned.reference.path for planned in project.scenes}:
             if path is not None:
-                read_still_rgb(path)
+                read_colours(path)
         self._project, self._film, self._colorizer, self._start_s = project, Path(film), colorizer, start_s
         self._made: dict[int, Reference] = {}
         self._last_use = {_root(project, number): number for number in range(1, len(project.scenes) + 1)}
@@ -251,7 +253,7 @@ class ReferenceLoader(Closing):
     def _picture(self, number: int) -> tuple[NDArray[np.uint8], str]:
         choice = self._project.scenes[number - 1].reference
         if choice.path is not None:
-            return at_most(read_still_rgb(choice.path), _LONGEST_PICTURE), f"{choice.origin} {choice.path}"
+            return at_most(read_colours(choice.path), _LONGEST_PICTURE), f"{choice.origin} {choice.path}"
         assert choice.frame is not None
         grey = at_most(self._key_frame(choice.frame), _LONGEST_KEY_FRAME)
         rgb = self._colorizer.colorize(grey[None], output="rgb").rgb

@@ -108,8 +108,15 @@ class SceneColours:
 
     @property
     def confidences(self) -> dict[int, float]:
-        """Mean confidence of each scene that was coloured, by its number."""
-        return {number: total / count for number, (total, count) in sorted(self._confidence.items())}
+        """Mean confidence of each scene that was to be coloured, by its number.
+
+        Of a scene that shares only a dissolve with one of `only` nothing is said: those frames are no measure of it.
+        """
+        return {
+            number: total / count
+            for number, (total, count) in sorted(self._confidence.items())
+            if not self._only or number in self._only
+        }
 
     def iterate(self, frames: Iterable[FilmFrame], film: Path) -> Iterator[Coloured]:
         """Colour frames, in order.
@@ -125,7 +132,8 @@ class SceneColours:
         """
         if left := _left_behind(self._scenes, self._only):
             numbers = ", ".join(map(str, left))
-            logger.warning("%s: scenes not coloured anew take the reference of one that is: %s", film, numbers)
+            said = "%s: scenes not coloured anew share a reference with one that is: %s; if it changed, name them too"
+            logger.warning(said, film, numbers)
         failure: FilmError | None = None
         loader = ThreadPoolExecutor(1, thread_name_prefix="reference")
         try:

@@ -82,7 +82,7 @@ def main() -> None:
     else:
         grey, colour = folder / "grey.mp4", folder / "color.mp4"
         grey_film(grey)
-    sys.argv = ["reeltint", "colorize", str(grey), str(colour)]
+    sys.argv = ["reeltint", "colorize", str(grey), str(colour), "--overwrite"]
     try:
         reeltint()
     except SystemExit as end:

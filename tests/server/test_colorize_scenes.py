@@ -135,12 +135,17 @@ def test_single_scenes_are_coloured_anew(triton: str, film: Path, tmp_path: Path
     target, plan = tmp_path / "color.mkv", tmp_path / "reel.scenes.json"
     write_project(plan, project(film))
     options = ("--server", triton, "--scenes", plan, "--encoder", "ffv1", "--smoothing", 0)
-    run(film, target, *options)
+    target.write_bytes(b"an original")
+    assert "color.mkv: is there already" in run(film, target, *options, code=2).stderr
+    assert target.read_bytes() == b"an original"
+    run(film, target, *options, "--overwrite")
     before = read(film, target)
     done = run(film, target, *options, "--only", 1, "--reference", f"1={film.with_name('cat.png')}", "--json")
     (report,) = json.loads(done.stdout)["reports"]
     assert [scene["confidence"] is not None for scene in report["scenes"]] == [True, False, False]
-    assert report["scenes"][0]["reference"].endswith("cat.png")
+    (first, *_) = report["scenes"]
+    assert (first["origin"], first["path"]) == ("given", str(film.with_name("cat.png")))
+    assert (first["scene"], first["frame"]) == (None, None)
     after = read(film, target)
     for index, (old, new) in enumerate(zip(before, after, strict=True)):
         assert np.array_equal(old[0], new[0])

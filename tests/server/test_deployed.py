@@ -105,7 +105,8 @@ def test_what_is_not_ours_is_refused(deployed: LocalTriton, certificates: Path, 
         "another authority's certificate": _tls(other, "client", authority=ours),
         "another server": _tls(ours, "client", authority=other),
     }[wrong]
-    with Colorizer(deployed.address, tls=tls, retries=0) as colorizer, pytest.raises(ServerUnreachable):
+    said = "handshake failed" if wrong == "another server" else "does it want TLS, or another certificate"
+    with Colorizer(deployed.address, tls=tls, retries=0) as colorizer, pytest.raises(ServerUnreachable, match=said):
         colorizer.colorize(np.zeros((1, 8, 8), np.uint8))
 
 

@@ -78,7 +78,7 @@ def test_wrong_use_of_the_command(triton: str, tmp_path: Path) -> None:
     assert (code, "no such file or folder" in err) == (2, True)
     assert not (tmp_path / "library").exists()
     code, _, err = _run("list", *where)
-    assert (code, "there is no library here" in err) == (1, True)
+    assert (code, "there is no library here" in err) == (2, True)
     code, _, err = _run("search", tmp_path / "nowhere.png", *where, "--server", triton)
     assert (code, "no such file" in err) == (2, True)
     Library(tmp_path / "library", create=True).close()

@@ -269,6 +269,16 @@ def test_a_model_file_that_is_broken_or_missing(tmp_path: Path) -> None:
     assert not Path(f"/dev/shm/reeltint_{os.getpid()}").exists()
 
 
+def test_any_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's Python backend pastes paths into a command line of the shell."""
+    (tmp_path / "temporary (2)").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary (2)"))
+    for folder, only in ((tmp_path / "models b (1)", []), (tmp_path / "$(touch x)", ["product"])):
+        server = LocalTriton(_model(folder), only=only, start_timeout_s=30)
+        with server, grpcclient.InferenceServerClient(server.address) as client:
+            assert _infer(client, np.ones((1, 3, 1), np.float32)).ravel().tolist() == [3, 12, 21, 30]
+
+
 def test_a_server_that_dies_is_an_error(repository: Path) -> None:
     log: list[str] = []
     with LocalTriton(repository, only=["product"], log=log.append) as server:
@@ -333,6 +343,6 @@ def test_the_serve_command(repository: Path, number: signal.Signals, code: int) 
 def test_the_serve_command_says_in_one_sentence_why_not(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SERVE, "serve", "--models", str(tmp_path)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == f"reeltint: the model repository {tmp_path} holds no model (a folder with a config.pbtxt)\n"

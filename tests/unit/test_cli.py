@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import typer
 from films import hurt, make_film
 from numpy.typing import NDArray
 from reeltint._cli import main, orderly
-from reeltint._cli.colorize import _stills, _tell, references, seconds
+from reeltint._cli.colorize import _stills, _tell, check_free, references, seconds
 from reeltint._colorize import check_project, colorize_stills
 from reeltint._errors import DeadlineExceeded, FilmError, InvalidRequest, ServerUnreachable
 from reeltint._film import FilmReader, write_still
@@ -123,6 +124,26 @@ def test_a_still_that_the_server_refuses_does_not_stop_the_others(
         colorize_stills({path: path for path in stills}, server)
 
 
+def test_stills_that_are_there_are_not_replaced(tmp_path: Path) -> None:
+    there = [tmp_path / name for name in ("a.png", "b.png")]
+    check_free([*there, tmp_path / "c.png"], overwrite=False)
+    for path in there:
+        path.touch()
+    with pytest.raises(InvalidRequest, match=r"b.png: is there already; --overwrite replaces it"):
+        check_free([tmp_path / "c.png", there[1]], overwrite=False)
+    with pytest.raises(InvalidRequest, match=r"a.png: is there already, and 1 more like it; --overwrite replaces them"):
+        check_free(there, overwrite=False)
+    check_free(there, overwrite=True)
+    for target, said in ((tmp_path, "it is a folder"), (tmp_path / "a.doc", "a.doc: the suffix is none of")):
+        with pytest.raises(InvalidRequest, match=said):
+            _stills(there[0], target)
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"reeltint {version('reeltint')}\n"
+
+
 def _run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["reeltint", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
@@ -159,6 +180,8 @@ def test_options_of_scenes_that_do_not_go_together(
         ("--only", "1,x"): "--only 1,x: numbers of scenes",
         ("--only", "0"): "--only 0: numbers",
         ("--only", ""): "--only : numbers",
+        ("--only", "1", "--side-by-side"): "--only does not go with --side-by-side",
+        ("--only", "1", "--end", "3"): "--only does not go with --end",
         ("--reference", tmp_path / "absent.png"): "absent.png: no such file",
         ("--reference", f"0={still}"): "counted from 1",
         ("--reference", still, "--reference", still): "the film has one already",
@@ -201,17 +224,24 @@ def test_what_is_wrong_with_the_output_is_told_before_a_server_is_asked(
     scene = replace(scene, scene=replace(scene.scene, end=19))
     write_project(shorter, replace(other, frames=19, scenes=(scene,)))
     before = sorted(tmp_path.iterdir())
-    wrong: dict[tuple[object, ...], tuple[int, str]] = {
-        (film,): (1, "would overwrite the film"),
-        (tmp_path / "none/out.mkv",): (1, "there is no folder"),
-        (tmp_path / "out.film",): (1, "names no container"),
-        (out, "--encoder", "libx246"): (1, "no encoder 'libx246'"),
-        (out, "--pixel-format", "yuv"): (1, "no pixel format 'yuv'"),
-        (lossless, "--scenes", plan, "--only", "1"): (2, "is ffv1, and encoder libx264 would make it h264"),
-        (out, "--scenes", shorter): (2, "shorter.json: is for .*other.avi with 19 frames, .*reel.avi has 20"),
+    wrong: dict[tuple[object, ...], str] = {
+        (film,): "would overwrite the film",
+        (film, "--overwrite"): "would overwrite the film",
+        (lossless,): "lossless.mkv: is there already; --overwrite replaces it",
+        (tmp_path / "none/out.mkv",): "there is no folder",
+        (tmp_path,): "it is a folder",
+        (tmp_path / "out",): "names no container",
+        (tmp_path / "out.film",): "names no container",
+        (out, "--encoder", "libx246"): "no encoder 'libx246'",
+        (out, "--preset", "soon"): "libx264 refuses .*preset=soon",
+        (out, "--pixel-format", "yuv"): "no pixel format 'yuv'",
+        (out, "--start", "3", "--end", "2"): "nothing lies between 3.0 s and 2.0 s",
+        (lossless, "--scenes", plan, "--only", "1"): "is ffv1, and encoder libx264 would make it h264",
+        (out, "--scenes", shorter): "shorter.json: is for .*other.avi with 19 frames, .*reel.avi has 20",
+        (out, "--server", "http://localhost:8000"): 'address: "host:port" was expected, not .http://',
     }
-    for arguments, (code, said) in wrong.items():
-        assert _run(monkeypatch, "colorize", film, *arguments, *NOWHERE) == code, arguments
+    for arguments, said in wrong.items():
+        assert _run(monkeypatch, "colorize", film, *NOWHERE, *arguments) == 2, arguments
         assert re.search(said, capsys.readouterr().err.replace("\n", "")), arguments
         assert sorted(tmp_path.iterdir()) == before
     with FilmReader(film) as reader:

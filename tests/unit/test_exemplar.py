@@ -1,16 +1,20 @@
 """Colouring by a reference: the network, its training pairs, its figures and its graphs."""
 
+import logging
 import math
+import tarfile
 from pathlib import Path
 
+import av
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from reeltint_export.exemplar_export import exemplar_models
+from reeltint_training import clips
 from reeltint_training.checkpoints import CheckpointError, load_network, save_checkpoint, without_base
-from reeltint_training.clips import camera_stays, cdc, colour_clip, flicker, measure_clip
-from reeltint_training.data import Batches, mix_pairs, to_lab
+from reeltint_training.clips import cdc, clips_of, colour_clip, flicker, measure_clip
+from reeltint_training.data import DataError, Photo, bend, make_batch, mix_pairs, to_lab
 from reeltint_training.losses import ExemplarLoss
 from reeltint_training.networks.exemplar import ExemplarNet
 from reeltint_training.networks.huenet import HueNet
@@ -23,7 +27,10 @@ from torch.nn import functional
 @pytest.fixture(scope="module")
 def network() -> ExemplarNet:
     torch.manual_seed(0)
-    return ExemplarNet().eval()
+    network = ExemplarNet().eval()
+    for last in (network.refine, network.widen, network.correct):  # zeros where training begins: they would hide faults
+        torch.nn.init.normal_(last.weight, std=0.02)
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +71,10 @@ def test_a_picture_finds_its_own_colours(network: ExemplarNet, photo: torch.Tens
 
 
 def test_pairs_show_one_scene_and_are_made_harder() -> None:
-    batch = next(iter(Batches([("photo", data.astronaut()[::4, ::4])], 16, 64, seed=3, pairs=True)))
+    batch, again = (
+        make_batch([("photo", data.astronaut()[::4, ::4])], 16, 64, seed=3, step=5, pairs=True) for _ in range(2)
+    )
     assert batch.shape == (16, 6, 64, 64)
-    again = next(iter(Batches([("photo", data.astronaut()[::4, ::4])], 16, 64, seed=3, pairs=True)))
     assert torch.equal(batch, again)
 
     plain = torch.rand(64, 6, 32, 32) * 50 + 10
@@ -80,12 +88,48 @@ def test_pairs_show_one_scene_and_are_made_harder() -> None:
         assert each.std() < 0.01 or each.max() > 1.39  # all colours scaled alike, where none was clipped
 
 
+def test_half_the_references_are_bent_a_little() -> None:
+    axis = torch.linspace(0, 1, 64)
+    slope = torch.stack([axis.expand(64, 64), axis[:, None].expand(64, 64), torch.ones(64, 64)]).expand(32, 3, 64, 64)
+    moved = (bend(slope, torch.Generator().manual_seed(5)) - slope).abs()
+    far = moved[:, :2].flatten(1).amax(1)  # of the picture's size
+    assert 0.25 < (far > 2e-3).float().mean() < 0.75
+    assert 0.02 < far.max() < 0.2
+    assert moved[:, 2].max() < 1e-5  # nothing from outside comes in
+
+
+def test_of_like_places_the_nearer_is_chosen(photo: torch.Tensor) -> None:
+    network = ExemplarNet().eval()
+    for parameter in network.project.parameters():
+        torch.nn.init.zeros_(parameter)  # nothing to see: all places look alike
+    keys, ab = network.remember(photo[:, :1] / 100, photo[:, 1:])
+    queries, _ = network.encode(photo[:, :1] / 100)
+    own, _, _ = network.carry(1000 * queries, keys, ab)
+    assert torch.allclose(own.flatten(2), ab, atol=2.0)
+
+
 def test_the_loss_falls_to_what_an_honest_reference_allows(network: ExemplarNet, photo: torch.Tensor) -> None:
     loss = ExemplarLoss(network)
     ab = torch.cat([photo[:, 1:], photo], 1)
     foreign = torch.cat([photo[:, 1:], photo[:, :1], -photo[:, 1:]], 1)
     with torch.inference_mode():
         assert loss(photo[:, :1] / 100, ab) < loss(photo[:, :1] / 100, foreign)
+
+
+def test_the_automatic_colour_is_as_exact_in_training_as_served(
+    network: ExemplarNet, photo: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    decode = network.base.decode
+
+    def watched(logits: torch.Tensor) -> torch.Tensor:
+        seen.append(decode(logits))
+        return seen[-1]
+
+    monkeypatch.setattr(network.base, "decode", watched)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        ExemplarLoss(network)(photo[:, :1] / 100, torch.cat([photo[:, 1:], photo], 1))
+    assert [each.dtype for each in seen] == [torch.float32]
 
 
 def test_cdc_and_flicker_know_known_changes() -> None:
@@ -111,12 +155,72 @@ def test_a_clip_is_measured_in_every_way(network: ExemplarNet) -> None:
     assert list(figures) == ["grey", "automatic", "Reinhard", "copy only", "fed back", "exemplar", "truth"]
     assert figures["truth"].psnr > 80
     assert figures["grey"].colourfulness < 1 < figures["truth"].colourfulness
-    assert camera_stays(frames[:1] * 2)
-    assert not camera_stays([picture[:128, :128], picture[200:328, 200:328]])
     lab = torch.cat([functional.interpolate(to_lab(f[None]), (64, 64), mode="area") for f in frames])
     ways = colour_clip(network, lab)
     assert torch.allclose(ways["fed back"][0], ways["exemplar"][0])  # both begin with the reference itself
     assert ways["Reinhard"][0].mean((1, 2)) == pytest.approx(lab[0, 1:].mean((1, 2)).numpy(), abs=0.5)
+
+
+def test_the_reference_frame_is_not_counted(network: ExemplarNet) -> None:
+    other, still = (np.ascontiguousarray(picture[:64, 100:164]) for picture in (data.coffee(), data.astronaut()))
+    figures = measure_clip(network, [other, still, still, still], 64)
+    for row in ("automatic", "exemplar", "truth"):
+        assert figures[row].cdc == pytest.approx(0, abs=1e-4)
+        assert figures[row].flicker == pytest.approx(0, abs=0.01)
+
+
+def _write_clip(path: Path, frames: list[Photo]) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode())
+
+
+def test_clips_that_cannot_be_used_are_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture = np.ascontiguousarray(data.astronaut()[:64, 100:164])
+    grey = np.repeat(picture[..., 1:2], 3, 2)
+    _write_clip(tmp_path / "fades_in.mp4", [np.zeros_like(picture), picture, picture])
+    _write_clip(tmp_path / "grey.mp4", [grey] * 3)
+    _write_clip(tmp_path / "short.mp4", [picture])
+    (tmp_path / "broken.mp4").write_bytes((tmp_path / "fades_in.mp4").read_bytes()[:300])
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
+        sound = container.add_stream("pcm_s16le", rate=8000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        silence.rate = 8000
+        container.mux(sound.encode(silence))
+    with caplog.at_level(logging.WARNING):
+        assert [name for name, _ in clips_of(tmp_path)] == ["fades_in"]
+    for said in ("grey.mp4 has no colour", "short.mp4 has 1 frame", "broken.mp4 cannot", "sound.mkv has no video"):
+        assert said in caplog.text
+    whole, cut = tmp_path / "whole.tar", tmp_path / "cut.tar"
+    with tarfile.open(whole, "w") as tar:
+        tar.add(tmp_path / "fades_in.mp4", "a.mp4")
+        tar.add(tmp_path / "fades_in.mp4", "b.mp4")
+    with tarfile.open(whole) as tar:
+        end = tar.getmember("b.mp4").offset_data + 10
+    cut.write_bytes(whole.read_bytes()[:end])
+    assert [name for name, _ in clips_of(cut)] == ["a"]
+    (tmp_path / "fades_in.mp4").unlink()
+    with pytest.raises(DataError, match="no colour clip"):
+        list(clips_of(tmp_path))
+
+
+def test_growth_compares_whole_tenths(network: ExemplarNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.ascontiguousarray(data.astronaut()[:64, 100:164])
+
+    def figures(wrong: list[float]) -> clips.ClipFigures:
+        def off_by(network: ExemplarNet, lab: torch.Tensor) -> dict[str, torch.Tensor]:
+            ab = functional.avg_pool2d(lab[:, 1:], network.output_stride)
+            return {"exemplar": ab + torch.tensor(wrong)[:, None, None, None]}
+
+        monkeypatch.setattr(clips, "colour_clip", off_by)
+        return clips.measure_clip(network, [picture] * 22, 64, every=7)["exemplar"]
+
+    right, off = figures([0.0] * 22).psnr, figures([8.0] * 22).psnr
+    half_to_all = figures([0.0, 0.0, 8.0] + [0.0] * 17 + [8.0] * 2)  # frames 1 and 2 are the first tenth
+    assert half_to_all.growth == pytest.approx((right - off) / 2, rel=1e-3)
 
 
 def test_the_graphs_do_what_the_network_does(network: ExemplarNet) -> None:

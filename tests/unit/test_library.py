@@ -1,5 +1,6 @@
 """The library of photographs: on disk, exact, crash-safe, shared between processes."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,9 @@ from reeltint._library import BATCH, Library, NewPhotograph, default_folder, emb
 from skimage import data
 from support import ROOT
 from typer.main import get_command
+from typer.testing import CliRunner
 
+library_commands = sys.modules["reeltint._cli.library"]  # the package has an application under that name
 D = 24
 ADD = """
     import sys
@@ -186,10 +190,14 @@ def test_another_embedder_is_refused(tmp_path: Path) -> None:
         assert len(library) == 0
 
 
-def test_wrong_use(tmp_path: Path) -> None:
-    with pytest.raises(LibraryError, match="there is no library here"):
+def test_wrong_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    with pytest.raises(InvalidRequest, match=r"there is no library here$"):
         Library(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
+    Library(default_folder(), create=True).close()
+    with pytest.raises(InvalidRequest, match=f"there is no library here; the default one is {default_folder()}$"):
+        Library(tmp_path / "nowhere")
     with pytest.raises(InvalidRequest, match="no such file or folder"):
         photographs_in(tmp_path / "nowhere")
     with pytest.raises(InvalidRequest, match="no photographs in this folder"):
@@ -398,6 +406,19 @@ def test_the_digest_is_of_the_content(photos: Path, tmp_path: Path) -> None:
 def test_a_still_that_cannot_be_read(photos: Path) -> None:
     with pytest.raises(FilmError, match=r"broken\.jpg"):
         embed_still(photos / "broken.jpg", _embedder(0))
+
+
+def test_several_photographs_are_added_and_the_far_ones_marked(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = contextlib.nullcontext(SimpleNamespace(embed=_embedder(0)))
+    monkeypatch.setattr(library_commands, "connect", lambda *_: server)
+    for arguments in (["add", photos / "rocket.png", photos / "astronaut.png"], ["search", photos / "rocket.png"]):
+        result = CliRunner().invoke(main, ["library", *map(str, arguments), "--library", str(tmp_path / "library")])
+        assert result.exit_code == 0, result.stderr
+    near, far = result.stdout.splitlines()
+    assert near.endswith("/rocket.png")
+    assert far.endswith("/astronaut.png  (too far for a scene)")
 
 
 def test_every_library_command_has_help_and_is_documented() -> None:

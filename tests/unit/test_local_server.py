@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from reeltint._errors import InvalidRequest
 from reeltint_local import LocalTriton, ServeError, _server, default_models
 from reeltint_local._server import _reason, _stub, _wheel
 
@@ -26,18 +27,18 @@ def test_the_default_repository_is_the_checkouts() -> None:
 
 
 def test_missing_repository(tmp_path: Path) -> None:
-    with pytest.raises(ServeError, match=r"model repository .*nowhere does not exist$"):
+    with pytest.raises(InvalidRequest, match=r"model repository .*nowhere does not exist$"):
         LocalTriton(tmp_path / "nowhere").start()
 
 
 def test_empty_repository(tmp_path: Path) -> None:
     (tmp_path / "not_a_model").mkdir()
-    with pytest.raises(ServeError, match="holds no model"):
+    with pytest.raises(InvalidRequest, match="holds no model"):
         LocalTriton(tmp_path).start()
 
 
 def test_a_named_model_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ServeError, match=r"^no model colour in .*, which has grey, sepia$"):
+    with pytest.raises(InvalidRequest, match=r"^no model colour in .*, which has grey, sepia$"):
         LocalTriton(_repository(tmp_path, "sepia", "grey"), only=["grey", "colour"]).start()
 
 
@@ -110,6 +111,17 @@ def test_stopping_where_a_fork_holds_the_pipe(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 5
     assert process.returncode == 128 + 15
     assert not folder.exists()
+
+
+def test_a_start_that_takes_too_long_says_what_triton_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = LocalTriton(start_timeout_s=0)
+    server._lines.extend(['E1120 12:16:23.2 4637 server.cc:241] "Not found: no file"', "I1120 loading"])
+    monkeypatch.setattr(server, "_ready", lambda: False)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        server._supervisor = process
+        with pytest.raises(ServeError, match=r"^Triton was not ready after 0 s: no file$"):
+            server._wait_until_ready(ROOT)
+        process.kill()
 
 
 @pytest.mark.parametrize(

@@ -228,13 +228,15 @@ def _project(*choices: ReferenceChoice) -> Project:
     return Project(film="film.mkv", frames=10 * len(choices), frame_rate=None, scenes=planned)
 
 
-def test_a_still_that_is_no_picture_is_told_before_its_scene_is_reached(server: InProcess, tmp_path: Path) -> None:
+def test_a_still_that_gives_no_colour_is_told_before_its_scene_is_reached(server: InProcess, tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n")
-    project = _project(
-        ReferenceChoice(origin="automatic", frame=0), ReferenceChoice(origin="library", path=tmp_path / "torn.png")
-    )
-    with pytest.raises(FilmError, match=r"torn\.png: not a picture"):
-        ReferenceLoader(project, "film.mkv", _colorizer(server))
+    Image.fromarray(data.camera()).save(tmp_path / "grey.png")
+    for name, problem in (("torn.png", "not a picture"), ("grey.png", "it has no colour to give")):
+        project = _project(
+            ReferenceChoice(origin="automatic", frame=0), ReferenceChoice(origin="library", path=tmp_path / name)
+        )
+        with pytest.raises(FilmError, match=f"{name}: {problem}"):
+            ReferenceLoader(project, "film.mkv", _colorizer(server))
 
 
 def test_closing_ends_the_search_for_a_key_frame(
@@ -275,7 +277,7 @@ def test_what_wants_a_person() -> None:
     )
     assert list(wants_a_person(project)) == [3, 4]
     found = wants_a_person(project, {1: 0.98, 2: 0.1, 3: 0.1, 6: 0.05})
-    assert list(found) == [2, 3, 4, 6]
+    assert list(found) == [2, 3, 6]  # of those that were coloured
     assert "confidence 0.10" in found[2]
     assert "similarity 0.65" in found[3]
     assert "confidence 0.10" in found[3]
@@ -287,6 +289,7 @@ def test_what_wants_a_person() -> None:
         ({"given_by_scene": {3: "still.png"}}, InvalidRequest, "there is no scene 3; the film has 2"),
         ({"given_by_scene": {0: "still.png"}}, InvalidRequest, "there is no scene 0"),
         ({"given": "nothing.png"}, FilmError, r"nothing\.png"),
+        ({"given_by_scene": {1: "grey.png"}}, FilmError, r"grey\.png: it has no colour to give"),
         ({"saturation": 3.0}, InvalidRequest, "saturation: from 0 to 2, not 3"),
         ({"smoothing": -1.0}, InvalidRequest, "smoothing: from 0 to 1, not -1"),
         ({"scenes": [Scene(start=0, end=5, transition="start")]}, InvalidRequest, "frames 0 to 5, the film has 12"),
@@ -301,6 +304,7 @@ def test_what_wants_a_person() -> None:
 def test_what_cannot_be_planned(tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str) -> None:
     scenes = _film(tmp_path / "film.mkv", [_shot("coffee", 6), _shot("rocket", 6)])
     Image.fromarray(data.coffee()).save(tmp_path / "still.png")
+    Image.fromarray(data.camera()).save(tmp_path / "grey.png")
     if "given" in options:
         options = {"given": tmp_path / options["given"]}
     if "given_by_scene" in options:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from reeltint import _project as _project_module
-from reeltint._errors import FilmError, InvalidRequest
+from reeltint._errors import InvalidRequest
 from reeltint._film import write_still
 from reeltint._project import PlannedScene, Project, ReferenceChoice, read_project, write_project
 from reeltint._scenes import Scene
@@ -19,7 +19,7 @@ from support import ROOT
 
 
 def _picture(path: Path) -> None:
-    write_still(path, np.full((4, 4, 3), 99, np.uint8))
+    write_still(path, np.full((4, 4, 3), (99, 66, 33), np.uint8))
 
 
 def _project(folder: Path) -> Project:
@@ -99,7 +99,7 @@ def test_what_may_be_left_out(tmp_path: Path) -> None:
 
 
 def test_an_existing_project_stays_whole_when_the_new_one_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(FilmError, match="cannot be written"):
+    with pytest.raises(InvalidRequest, match="cannot be written"):
         write_project(tmp_path / "nowhere" / "film.scenes.json", _project(tmp_path))
 
 
@@ -162,6 +162,7 @@ DROP: Any = object()
         ((0, "reference", "path"), "b.png", 4, "scene 1, reference.path: {folder}/b.png: not a picture"),
         ((0, "reference", "path"), "stills", 4, "scene 1, reference.path: {folder}/stills: not a picture"),
         ((0, "reference", "path"), "film.scenes.json", 4, "scene 1, reference.path: {folder}/film.scenes.json: not a"),
+        ((0, "reference", "path"), "grey.png", 4, "scene 1, reference.path: {folder}/grey.png: it has no colour"),
         ((0, "reference", "path"), "x" * 300, 4, "scene 1, reference.path: {folder}/xxx"),
     ],
 )
@@ -170,6 +171,7 @@ def test_a_wrong_field_is_named_with_its_line(
 ) -> None:
     path = tmp_path / "film.scenes.json"
     write_project(path, _project(tmp_path))
+    write_still(tmp_path / "grey.png", np.full((4, 4, 3), 99, np.uint8))
     content = json.loads(path.read_text())
     field = content if isinstance(place[0], str) else content["scenes"]
     for name in place[:-1]:

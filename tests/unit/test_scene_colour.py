@@ -87,10 +87,11 @@ def test_shares_of_a_cross_fade() -> None:
 
 @pytest.fixture
 def colorizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Colorizer]:
-    """It answers grey, without a server."""
+    """It answers grey, and is sure of it, without a server."""
 
     async def grey(frames: Any, **_: Any) -> ColorBatch:
-        return ColorBatch(frames=frames, ab=np.zeros((len(frames), 2, 40, 40), np.float32))
+        ab, confidence = (np.full((len(frames), planes, 40, 40), 2 - planes, np.float32) for planes in (2, 1))
+        return ColorBatch(frames=frames, ab=ab, confidence=confidence)
 
     with Colorizer("127.0.0.1:1") as colorizer:
         monkeypatch.setattr(colorizer._colorizer, "colorize", grey)
@@ -124,6 +125,14 @@ def test_frames_that_keep_their_colour_do_not_wait(colorizer: Colorizer, only: l
         held = max(held, film.read - count)
     assert count == 700
     assert held <= 6 * 8 + 6 + 8  # batches under way, frames that the smoother looks ahead to, a batch
+
+
+def test_confidence_is_told_of_the_scenes_that_are_wanted(colorizer: Colorizer) -> None:
+    """Of a scene next to them its dissolve alone is coloured."""
+    for only, told in (((), [1, 2, 3]), ((2,), [2]), ((1, 3), [1, 3])):
+        colours = SceneColours(colorizer, scenes((0, 10), (7, 20), (20, 30)), lambda _: REFERENCE, batch=8, only=only)
+        list(colours.iterate(Film(30), Path("film")))
+        assert colours.confidences == dict.fromkeys(told, 1.0)
 
 
 def test_a_reference_is_made_while_the_film_comes_to_its_scene(colorizer: Colorizer) -> None:
@@ -170,7 +179,7 @@ def test_scenes_that_are_left_behind_are_told(colorizer: Colorizer, caplog: pyte
     assert {only: _left_behind(planned, set(only)) for only in expected} == expected
     with caplog.at_level(logging.WARNING, "reeltint"):
         list(SceneColours(colorizer, planned, lambda _: REFERENCE, batch=8, only=[1]).iterate(Film(40), Path("a.mkv")))
-    assert "a.mkv: scenes not coloured anew take the reference of one that is: 3, 4" in caplog.text
+    assert "a.mkv: scenes not coloured anew share a reference with one that is: 3, 4; if it changed" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -71,15 +71,17 @@ def test_csv_and_text_say_the_same(
     assert run(monkeypatch, film) == 0
     lines = capsys.readouterr().out.splitlines()
     for line, row in zip(lines[1:], rows, strict=True):
-        assert line.split()[:3] == [row["scene"], row["start_time"], row["end_time"]]
-        assert f" {row['start']}..{int(row['end']) - 1} " in line
+        last = int(row["end"]) - 1  # a person is told the last frame
+        assert line.split()[:3] == [row["scene"], row["start_time"], timecode(last, Fraction(24000, 1001))]
+        assert f" {row['start']}..{last} " in line
         assert row["transition"] in line
 
 
 def test_sheet_shows_one_frame_a_scene(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, film, "--sheet", tmp_path / "sheet.png") == 0
+    (tmp_path / "sheet.png").touch()
+    assert run(monkeypatch, film, "--sheet", tmp_path / "sheet.png", "--overwrite") == 0
     sheet = read_still(tmp_path / "sheet.png")
     assert sheet.shape == (2 * 135 + 3 * 6, 2 * 240 + 3 * 6)
     middle = next(pan(photographs()["astronaut"], 180, 320, [(0.2, 0.4, 1.3)]))
@@ -123,18 +125,22 @@ def test_what_cannot_be_written_is_told_before_the_pass(
 ) -> None:
     edited = tmp_path / "reel.scenes.json"
     edited.write_text("hours of work")
+    (tmp_path / "still.png").write_text("an original")
     monkeypatch.setattr(scenes_command, "FilmReader", None)
     for option, path, code, said in (
         ("--out", edited, 2, "reel.scenes.json: is there already"),
-        ("--out", tmp_path / "nowhere" / "reel.json", 1, "there is no folder"),
+        ("--out", tmp_path / "nowhere" / "reel.json", 2, "there is no folder"),
         ("--out", tmp_path / ("x" * 300), 1, "cannot be written there"),
-        ("--sheet", tmp_path / "nowhere" / "sheet.png", 1, "there is no folder"),
+        ("--sheet", tmp_path / "nowhere" / "sheet.png", 2, "there is no folder"),
+        ("--sheet", tmp_path / "still.png", 2, "still.png: is there already; --overwrite replaces it"),
         ("--sheet", tmp_path / "sheet.xyz", 2, "sheet.xyz: the suffix is none of"),
     ):
         assert run(monkeypatch, film, option, path) == code
         assert said in capsys.readouterr().err
     assert edited.read_text() == "hours of work"
-    assert list(tmp_path.iterdir()) == [edited]
+    assert sorted(tmp_path.iterdir()) == [edited, tmp_path / "still.png"]
+    assert run(monkeypatch, film, "--out", edited, "--overwrite") == 2
+    assert "--overwrite is for --sheet" in capsys.readouterr().err
 
 
 def test_the_listing_is_told_although_a_file_cannot_be_written(

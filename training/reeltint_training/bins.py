@@ -21,7 +21,7 @@ def gamut_bins(step: int = 10) -> Tensor:
         step: Width of a cell in Lab units.
 
     Returns:
-        [Q, 2] float32, a* and b*; Q is 262 at step 10, counted over 64 levels of each of R, G and B.
+        [Q, 2] float32, a* and b*; Q is 261 at step 10, counted over 64 levels of each of R, G and B.
     """
     levels = torch.linspace(0, 1, 64)
     cube = torch.stack(torch.meshgrid(levels, levels, levels, indexing="ij")).reshape(3, 64, -1)

@@ -4,13 +4,14 @@ import hashlib
 import json
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from reeltint_training.networks import NETWORKS, NetworkSpec
@@ -18,6 +19,17 @@ from reeltint_training.networks import NETWORKS, NetworkSpec
 
 class CheckpointError(ValueError):
     """The file is no checkpoint, is not safe to load, or does not fit the network."""
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` if all goes well, and is removed if not."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -28,10 +40,9 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], header: Mapping[str
         state: Tensors by name.
         header: What is known about them (network, sizes, data, steps, figures): anything JSON can hold.
     """
-    partial = path.with_name(path.name + ".partial")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, partial, {"reeltint": json.dumps(header)})
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_bytes(save(tensors, {"reeltint": json.dumps(header)}))  # save_file's is for its owner only
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

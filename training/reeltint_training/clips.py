@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reeltint_training.color import lab_to_srgb
-from reeltint_training.data import DataError, Photo, to_lab
+from reeltint_training.data import SMALLEST, TAR_ERRORS, DataError, Photo, has_colour, to_lab
 from reeltint_training.figures import colourfulness
 from reeltint_training.guided import guided_ab
 from reeltint_training.networks.exemplar import ExemplarNet
@@ -31,19 +31,20 @@ log = logging.getLogger(__name__)
 
 ROWS = ("grey", "automatic", "Reinhard", "copy only", "fed back", "exemplar")
 SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
+_FEWEST = 3  # frames: the reference, and two to compare
 _LOUDEST = 110.0  # Lab units
 _SAME_LIGHT = 2.0  # L*: below it a pixel has not changed, and its colour should not
-_STILL = 4.0  # L*: the camera stays where the middle pixel has changed by less from the first to the last frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipFigures:
-    """One way of colouring one clip; the reference frame itself is not counted.
+    """One way of colouring one clip; the first frame, the reference, is not counted.
 
     Attributes:
         psnr: dB over R, G and B, mean over frames.
         ssim: Wang et al. 2004, mean over channels and frames.
-        ab_distance: Mean Euclidean distance of (a*, b*), Lab units.
+        ab_distance: Mean Euclidean distance of (a*, b*), Lab units, before colours outside sRGB are clipped
+            (`figures.Figures` measures after it).
         colourfulness: Hasler & Süsstrunk 2003, mean over frames.
         cdc: Colour distribution consistency: mean, over R, G, B and all pairs of frames 1, 2 and 4 apart, of the
             Jensen-Shannon divergence (natural logarithm) of their 256-bin histograms (Liu et al. 2021, Eq. 10, 11).
@@ -61,29 +62,51 @@ class ClipFigures:
 
 
 def clips_of(source: Path) -> Iterator[tuple[str, list[Photo]]]:
-    """Name and frames [H, W, 3] of each clip of a folder or a .tar file, by name.
+    """Name and frames [H, W, 3] of each clip of a folder or a .tar file, by name; what cannot be used is named.
 
     Raises:
-        DataError: No clip there.
+        DataError: No clip there, or none with colour.
     """
-    if source.is_file() and tarfile.is_tarfile(source):
-        with tempfile.TemporaryDirectory() as folder, tarfile.open(source) as tar:
-            tar.extractall(folder, filter="data")
-            yield from clips_of(Path(folder))
-        return
-    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise DataError(f"{source}: no clips ({', '.join(sorted(SUFFIXES))})")
-    for path in paths:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = source
+        if source.is_file() and tarfile.is_tarfile(source):
+            folder = Path(temporary)
+            with tarfile.open(source) as tar:
+                try:
+                    tar.extractall(folder, filter="data")
+                except TAR_ERRORS as error:
+                    log.warning("the rest of %s cannot be read: %s; left out", source, error)
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise DataError(f"{source}: no clips ({', '.join(sorted(SUFFIXES))})")
+        left_out = 0
+        for path in paths:
+            frames, problem = _decode(path)
+            if problem:
+                log.warning("%s %s; left out", path.relative_to(folder), problem)
+                left_out += 1
+            else:
+                yield path.stem, frames
+        if left_out == len(paths):
+            raise DataError(f"{source}: no colour clip ({left_out} left out)")
+
+
+def _decode(path: Path) -> tuple[list[Photo], str]:
+    """The frames of a clip, and why it cannot be used, or nothing."""
+    try:
         with av.open(str(path)) as container:
+            if not container.streams.video:
+                return [], "has no video"
             frames = [
                 frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False) for frame in container.decode(video=0)
             ]
-        first = frames[0].astype(np.int16)
-        if (first.max(-1) - first.min(-1)).mean() < 2:
-            log.warning("%s has no colour; left out", path.name)
-        else:
-            yield path.stem, frames
+    except (av.FFmpegError, OSError) as error:
+        return [], f"cannot be read: {error.strerror}"
+    if len(frames) < _FEWEST:
+        return [], f"has {len(frames)} frames, {_FEWEST} are needed"
+    if min(frames[0].shape[:2]) < SMALLEST:
+        return [], f"is smaller than {SMALLEST} x {SMALLEST} pixels"
+    return frames, "" if any(map(has_colour, frames)) else "has no colour"
 
 
 def colour_clip(network: ExemplarNet, lab: Tensor) -> dict[str, Tensor]:
@@ -140,9 +163,10 @@ def measure_clip(network: ExemplarNet, frames: Sequence[Photo], size: int, every
 
     Args:
         network: In evaluation mode.
-        frames: [H, W, 3] sRGB, at least 2; the first is the reference.
+        frames: [H, W, 3] sRGB, at least 3; the first is the reference.
         size: S the network runs at.
-        every: PSNR, SSIM and colourfulness on every so many frames; the rest on all of them.
+        every: PSNR, SSIM, distance and colourfulness on every so many frames; growth on every frame of the first and
+            the last tenth; the rest on all frames but the first.
     """
     small = torch.cat(
         [functional.interpolate(to_lab(f[None]), (size, size), mode="bilinear", antialias=True) for f in frames]
@@ -152,7 +176,10 @@ def measure_clip(network: ExemplarNet, frames: Sequence[Photo], size: int, every
     found["truth"] = functional.avg_pool2d(small[:, 1:], stride)
     lightness = functional.avg_pool2d(small[:, :1], stride)
     half = [functional.avg_pool2d(to_lab(frame[None])[:, :1], 2) for frame in frames]
-    judged = sorted({*range(1, len(frames), every), len(frames) - 1})
+    tenth = max(1, len(frames) // 10)
+    sample = range(1, len(frames), every)
+    first, last = range(1, tenth + 1), range(len(frames) - tenth, len(frames))
+    judged = sorted({*sample, *first, *last})
     labs = {k: to_lab(frames[k][None]) for k in judged}
     figures = {}
     for row, ab in found.items():
@@ -172,17 +199,17 @@ def measure_clip(network: ExemplarNet, frames: Sequence[Photo], size: int, every
             return _histograms(_picture(half[k], guided_ab(half[k], ab[k : k + 1], half[k].shape[2:])))
 
         with ThreadPoolExecutor(2) as pool:
-            scores = np.array(list(pool.map(score, judged)))
-            histograms = np.stack(list(pool.map(histogram, range(len(frames)))))
-        tenth = max(1, len(judged) // 10)
+            scores = dict(zip(judged, pool.map(score, judged), strict=True))
+            histograms = np.stack(list(pool.map(histogram, range(1, len(frames)))))
+        psnr, similar, distance, colour = np.mean([scores[k] for k in sample], 0)
         figures[row] = ClipFigures(
-            psnr=float(scores[:, 0].mean()),
-            ssim=float(scores[:, 1].mean()),
-            ab_distance=float(scores[:, 2].mean()),
-            colourfulness=float(scores[:, 3].mean()),
+            psnr=float(psnr),
+            ssim=float(similar),
+            ab_distance=float(distance),
+            colourfulness=float(colour),
             cdc=cdc(histograms),
-            flicker=flicker(lightness, ab),
-            growth=float(scores[:tenth, 0].mean() - scores[-tenth:, 0].mean()),
+            flicker=flicker(lightness[1:], ab[1:]),
+            growth=float(np.mean([scores[k][0] for k in first]) - np.mean([scores[k][0] for k in last])),
         )
     return figures
 
@@ -199,12 +226,6 @@ def summary(clips: Sequence[dict[str, ClipFigures]]) -> str:
             f"| {row} | {psnr:.2f} | {ssim:.4f} | {distance:.2f} | {colour:.1f} | {change:.5f} | {flickers:.2f} |"
         )
     return "\n".join(lines)
-
-
-def camera_stays(frames: Sequence[Photo]) -> bool:
-    """Whether most of the picture is the same in the first and the last frame."""
-    first, last = (to_lab(frames[k][None, ::4, ::4])[0, 0] for k in (0, -1))
-    return bool((first - last).abs().median() < _STILL)
 
 
 def flicker(lightness: Tensor, ab: Tensor) -> float:

@@ -8,63 +8,94 @@ import logging
 import queue
 import tarfile
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional
 
 from reeltint_training.color import srgb_to_lab
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = {".webp", ".jpg", ".jpeg", ".png"}
+SMALLEST = 7  # pixels: what SSIM's windows need
+TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error)
 Photo = NDArray[np.uint8]  # [H, W, 3] sRGB
+_AT_ONCE = 32  # files in memory, encoded
+_T = TypeVar("_T")
 
 
 class DataError(ValueError):
     """The data cannot train or measure a network: nothing found, or nothing with colour in it."""
 
 
-def _encoded(source: Path) -> Iterator[tuple[str, bytes]]:
+def _encoded(source: Path) -> Iterator[tuple[str, bytes | str]]:
+    """Name of each picture file, and what is in it, or what is wrong with it."""
     if source.is_dir():
         for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES):
-            yield str(path), path.read_bytes()
+            try:
+                found: bytes | str = path.read_bytes()
+            except OSError as error:
+                found = f"cannot be read: {error.strerror}"
+            yield str(path), found
     elif source.is_file() and tarfile.is_tarfile(source):
         with tarfile.open(source) as tar:
-            for member in tar:
-                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
-                    stream = tar.extractfile(member)
-                    assert stream is not None  # a regular file, checked above
-                    yield f"{source}:{member.name}", stream.read()
+            try:
+                for member in tar:
+                    if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
+                        stream = tar.extractfile(member)
+                        assert stream is not None  # a regular file, checked above
+                        yield f"{source}:{member.name}", stream.read()
+            except TAR_ERRORS as error:
+                yield f"the rest of {source}", f"cannot be read: {error}"
     else:
         raise DataError(f"{source}: neither a folder nor a .tar file")
 
 
-def _decode(item: tuple[str, bytes], longest: int | None) -> tuple[str, Photo | None, str]:
+def has_colour(pixels: Photo) -> bool:
+    """Whether R, G and B differ by more than JPEG's faults: by 2 of 255 on average."""
+    small = pixels[::4, ::4].astype(np.int16)
+    return bool((small.max(-1) - small.min(-1)).mean() >= 2)
+
+
+def _decode(item: tuple[str, bytes | str], longest: int | None) -> tuple[str, Photo | None, str]:
     name, encoded = item
+    if isinstance(encoded, str):
+        return name, None, encoded
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             if longest:
                 image.draft("RGB", (longest, longest))
-            rgb = image.convert("RGB")
+            picture = ImageOps.exif_transpose(image)
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        rgb = picture.convert("RGB")
         if longest and max(rgb.size) > longest:
             rgb.thumbnail((longest, longest), Image.Resampling.BOX)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # noqa: BLE001 # a decoder that is given nonsense raises anything
         return name, None, f"cannot be read: {error}"
     pixels: Photo = np.asarray(rgb)
-    small = pixels[::4, ::4].astype(np.int16)
-    if (small.max(-1) - small.min(-1)).mean() < 2:
+    if min(rgb.size) < SMALLEST:
+        return name, None, f"is smaller than {SMALLEST} x {SMALLEST} pixels"
+    if not has_colour(pixels):
         return name, None, "has no colour"
     return name, pixels, ""
 
 
 def load_photos(sources: Sequence[Path], longest: int | None = 320) -> list[tuple[str, Photo]]:
-    """Decode every photograph of folders and .tar files.
+    """Decode every photograph of folders and .tar files, upright, on white where it is transparent.
 
     Args:
         sources: Folders (searched through) and .tar files of WebP, JPEG and PNG images.
@@ -79,16 +110,24 @@ def load_photos(sources: Sequence[Path], longest: int | None = 320) -> list[tupl
     photos, left_out = [], 0
     with ThreadPoolExecutor() as pool:
         for source in sources:
-            for name, pixels, problem in pool.map(lambda item: _decode(item, longest), _encoded(source)):
-                if pixels is None:
-                    log.warning("%s %s; left out", name, problem)
-                    left_out += 1
-                else:
-                    photos.append((name, pixels))
+            files = _encoded(source)
+            while some := list(islice(files, _AT_ONCE)):
+                for name, pixels, problem in pool.map(lambda item: _decode(item, longest), some):
+                    if pixels is None:
+                        log.warning("%s %s; left out", name, problem)
+                        left_out += 1
+                    else:
+                        photos.append((name, pixels))
     if not photos:
         places = ", ".join(map(str, sources))
         raise DataError(f"no colour photograph in {places} ({left_out} left out: unreadable or grey)")
     return photos
+
+
+def evenly(items: Sequence[_T], limit: int) -> list[_T]:
+    """`limit` of `items`, evenly spread; all of them where there are no more."""
+    count = min(limit, len(items))
+    return [items[k * len(items) // count] for k in range(count)]
 
 
 def to_lab(pixels: NDArray[np.uint8]) -> Tensor:
@@ -151,6 +190,17 @@ def random_pair(photo: Photo, size: int, rng: np.random.Generator) -> Photo:
     return pair[:, ::-1] if rng.random() < 0.5 else pair
 
 
+def bend(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Bend half of the pictures [B, 3, S, S] smoothly, by up to a tenth of their size: limbs and faces that move."""
+    count = len(pictures)
+    coarse = torch.randn(count, 2, 5, 5, generator=generator)
+    strength = torch.rand(count, 1, 1, 1, generator=generator) * 0.06
+    strength = torch.where(torch.rand(count, 1, 1, 1, generator=generator) < 0.5, strength, 0.0)
+    flow = functional.interpolate(coarse * strength, pictures.shape[-2:], mode="bicubic", align_corners=True)
+    straight = functional.affine_grid(torch.eye(2, 3).expand(count, 2, 3), list(pictures.shape), align_corners=False)
+    return functional.grid_sample(pictures, straight + flow.movedim(1, -1), padding_mode="border", align_corners=False)
+
+
 def mix_pairs(lab: Tensor, generator: torch.Generator) -> Tensor:
     """Make pairs harder, so that the reference must be read, and distrusted.
 
@@ -173,6 +223,7 @@ def mix_pairs(lab: Tensor, generator: torch.Generator) -> Tensor:
     across, down = torch.randint(-size // 8, size // 8 + 1, (2,), generator=generator).tolist()
     moved, place = foreign.roll((down, across), (2, 3)), ellipse.roll((down, across), (2, 3))
     reference = torch.where(place & has & (draw[5] < 0.5), moved, lab[:, 3:])
+    reference = bend(reference, generator)
     pair = torch.stack([frame, reference], 1)
 
     angle = (draw[6] * 2 - 1) * torch.pi
@@ -186,8 +237,33 @@ def mix_pairs(lab: Tensor, generator: torch.Generator) -> Tensor:
     return pair.flatten(1, 2)
 
 
+def make_batch(
+    photos: Sequence[tuple[str, Photo]], batch: int, size: int, seed: int, step: int, *, pairs: bool = False
+) -> Tensor:
+    """Random crops of the photographs whose turn it is: each once an epoch, in an order of the epoch's own.
+
+    Args:
+        photos: What `load_photos` returned.
+        batch: Pictures a batch.
+        size: Width and height of a crop in pixels.
+        seed: With `step` it decides everything.
+        step: Batches before this one.
+        pairs: Cut a frame and a reference.
+
+    Returns:
+        Lab [B, 3, S, S] float32, or [B, 6, S, S].
+    """
+    places = [divmod(place, len(photos)) for place in range(step * batch, (step + 1) * batch)]
+    orders = {e: np.random.default_rng([seed, 0, e]).permutation(len(photos)) for e in {e for e, _ in places}}
+    rng = np.random.default_rng([seed, 1, step])
+    cut = random_pair if pairs else random_crop
+    crops = np.stack([cut(photos[orders[epoch][place]][1], size, rng) for epoch, place in places])
+    lab = torch.cat([to_lab(crops[..., k : k + 3]) for k in range(0, crops.shape[-1], 3)], 1)
+    return mix_pairs(lab, torch.Generator().manual_seed(int(rng.integers(2**62)))) if pairs else lab
+
+
 class Batches:
-    """Endless shuffled batches of random crops, made by a thread while the network works.
+    """`make_batch` for step after step, by a thread while the network works.
 
     Args:
         photos: What `load_photos` returned.
@@ -208,27 +284,27 @@ class Batches:
         *,
         pairs: bool = False,
     ) -> None:
-        self._photos, self._batch, self._size, self._seed, self._skip = photos, batch, size, seed, skip
-        self._pairs = pairs
+        self._make = partial(make_batch, photos, batch, size, seed, pairs=pairs)
+        self._step = skip
         self._ready: queue.Queue[Tensor | Exception] = queue.Queue(maxsize=3)
-        threading.Thread(target=self._fill, daemon=True).start()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._fill, daemon=True)
+        self._thread.start()
 
     def _fill(self) -> None:
         try:
-            rng = np.random.default_rng([self._seed, self._skip])
-            order = np.empty(0, np.int64)
-            while True:
-                while len(order) < self._batch:
-                    order = np.concatenate([order, rng.permutation(len(self._photos))])
-                chosen, order = order[: self._batch], order[self._batch :]
-                cut = random_pair if self._pairs else random_crop
-                crops = np.stack([cut(self._photos[i][1], self._size, rng) for i in chosen])
-                lab = torch.cat([to_lab(crops[..., k : k + 3]) for k in range(0, crops.shape[-1], 3)], 1)
-                if self._pairs:
-                    lab = mix_pairs(lab, torch.Generator().manual_seed(int(rng.integers(2**62))))
-                self._ready.put(lab)
+            while not self._closed.is_set():
+                self._ready.put(self._make(self._step))
+                self._step += 1
         except Exception as error:  # noqa: BLE001 # handed to the consumer: a dead thread would hang the training
             self._ready.put(error)
+
+    def close(self) -> None:
+        """End the thread and let go of what it has made."""
+        self._closed.set()
+        while self._thread.is_alive() or not self._ready.empty():
+            with suppress(queue.Empty):
+                self._ready.get(timeout=0.05)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield Lab [B, 3, S, S] float32 for ever, or [B, 6, S, S]."""

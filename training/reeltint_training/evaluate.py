@@ -1,6 +1,7 @@
 """Networks measured on photographs they have not seen, with the rows that put their figures into proportion."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
-from reeltint_training.checkpoints import load_network
+from reeltint_training.checkpoints import CheckpointError, load_network
 from reeltint_training.color import lab_to_srgb
 from reeltint_training.data import Photo, to_lab
 from reeltint_training.figures import Figures, colourfulness, compare, mean
@@ -27,10 +28,11 @@ Colour = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What is measured: a name for the table, and how it colours."""
+    """What is measured: a name for the table, how it colours, and the folder it is from."""
 
     name: str
     colour: Colour
+    folder: str = ""
 
 
 def grey(lightness: Tensor) -> Tensor:
@@ -58,21 +60,29 @@ def row(model: Path, size: int | None = None, network: str | None = None) -> Row
         network: Which network a checkpoint of others holds.
 
     Raises:
-        CheckpointError: The checkpoint cannot be loaded.
+        CheckpointError: The file cannot be loaded.
+        ValueError: `size` is no multiple of the network's stride.
     """
     if model.suffix == ".onnx":
-        session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        if not model.is_file():
+            raise CheckpointError(f"{model}: no such file")
+        try:
+            session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors have no class in common
+            raise CheckpointError(f"{model}: not a readable ONNX file: {error}") from error
         given, fixed = session.get_inputs()[0], session.get_inputs()[0].shape[-1]
 
         def run(lightness: Tensor) -> Tensor:
             return torch.from_numpy(session.run(None, {given.name: lightness.numpy()})[0])
 
-        return Row(name=f"{model.parent.parent.name or model.stem} (ONNX, {fixed})", colour=at_size(run, fixed))
+        version = model.parent
+        name = f"{version.parent.name or model.stem} (ONNX, {fixed})"
+        return Row(name=name, colour=at_size(run, fixed), folder=version.parent.parent.name)
     loaded, spec, _ = load_network(model, network)
     if isinstance(loaded, ExemplarNet):  # without a reference
         loaded = loaded.base
-    size = size or spec.size
-    return Row(name=f"{model.stem} ({size})", colour=at_size(loaded, size))
+    size = spec.check_size(spec.size if size is None else size)
+    return Row(name=f"{model.stem} ({size})", colour=at_size(loaded, size), folder=model.resolve().parent.name)
 
 
 def apply(colour: Colour, photo: Photo) -> Photo:
@@ -84,19 +94,34 @@ def apply(colour: Colour, photo: Photo) -> Photo:
     return picture
 
 
-def evaluate(rows: Iterable[Row], photos: list[tuple[str, Photo]]) -> dict[str, Figures]:
-    """Mean figures of each row over `photos`."""
+def names(rows: Sequence[Row]) -> list[str]:
+    """A name for each row that no other has: with its folder where two are alike, numbered where those are too."""
+    plain = [each.name for each in rows]
+    long = [f"{r.folder}/{r.name}" if r.folder and plain.count(r.name) > 1 else r.name for r in rows]
+    return [f"{name} #{n}" if (n := long[: k + 1].count(name)) > 1 else name for k, name in enumerate(long)]
+
+
+def evaluate(rows: Sequence[Row], photos: list[tuple[str, Photo]]) -> dict[str, Figures]:
+    """Mean figures of each row over `photos`, by the row's name; see `names`."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor() as pool:
-            return {each.name: mean(list(pool.map(partial(_score, each.colour), photos))) for each in rows}
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # each takes 140 bytes a pixel
+            return {
+                name: mean(list(pool.map(partial(_score, each.colour), photos)))
+                for name, each in zip(names(rows), rows, strict=True)
+            }
     finally:
         torch.set_num_threads(threads)
 
 
 def _score(colour: Colour, photo: tuple[str, Photo]) -> Figures:
     return compare(apply(colour, photo[1]), photo[1])
+
+
+def true_colourfulness(photos: list[tuple[str, Photo]]) -> float:
+    """The mean over `photos`."""
+    return float(np.mean([colourfulness(photo) for _, photo in photos]))
 
 
 def table(figures: dict[str, Figures], photos: list[tuple[str, Photo]]) -> str:
@@ -107,8 +132,7 @@ def table(figures: dict[str, Figures], photos: list[tuple[str, Photo]]) -> str:
             f"| {name} | {f.psnr:.2f} | {f.ssim:.4f} | {f.ciede2000:.2f} "
             f"| {f.ab_distance:.2f} | {f.colourfulness:.1f} |"
         )
-    truth = np.mean([colourfulness(photo) for _, photo in photos])
-    return "\n".join([*lines, f"| truth | | | | | {truth:.1f} |"])
+    return "\n".join([*lines, f"| truth | | | | | {true_colourfulness(photos):.1f} |"])
 
 
 def contact_sheet(

@@ -28,7 +28,8 @@ class Figures:
         psnr: dB over R, G and B, peak 255.
         ssim: Wang et al. 2004, 7x7 windows, mean of the three channels.
         ciede2000: Mean colour difference (CIE 142-2001), every second pixel of every second row.
-        ab_distance: Mean Euclidean distance of (a*, b*), Lab units.
+        ab_distance: Mean Euclidean distance of (a*, b*), Lab units, after colours outside sRGB have been clipped; every
+            second pixel of every second row.
         colourfulness: Of the picture alone; see `colourfulness`.
     """
 

@@ -70,17 +70,16 @@ class ExemplarLoss:
         network, truth, reference = self._network, ab[:, :2], ab[:, 2:]
         keys, colours = network.remember(reference[:, :1] / 100, reference[:, 1:])
         queries, fine = network.encode(lightness)
-        with torch.no_grad():
-            automatic = network.base.decode(network.base.classify(fine))
-        carried, spread, cosine = network.carry(queries, keys, colours)
-        result, confidence = network.blend(lightness, fine, automatic, carried.float(), spread, cosine)
+        with torch.autocast(queries.device.type, enabled=False):
+            with torch.no_grad():
+                automatic = network.base.decode(network.base.classify(fine.float()))
+            carried, spread, cosine = network.carry(queries.float(), keys.float(), colours)
+        result, confidence = network.blend(lightness, fine, automatic, carried, spread, cosine)
         target = functional.avg_pool2d(truth, network.output_stride // 2)
-        loss = 0.5 * self._distance(carried.float(), target) + self._distance(result, target)
+        loss = 0.5 * self._distance(carried, target) + self._distance(result, target)
 
         coarse = functional.avg_pool2d(truth, network.output_stride)
-        worse = (automatic - coarse).norm(dim=1, keepdim=True) - (carried.detach().float() - coarse).norm(
-            dim=1, keepdim=True
-        )
+        worse = (automatic - coarse).norm(dim=1, keepdim=True) - (carried.detach() - coarse).norm(dim=1, keepdim=True)
         right, sure = torch.sigmoid(worse / self._KNEE + 1), confidence.float().clamp(1e-4, 1 - 1e-4)
         doubt = -(right * sure.log() + (1 - right) * (1 - sure).log()).mean()
         return loss / 10 + self._CONFIDENCE * doubt

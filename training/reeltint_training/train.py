@@ -1,12 +1,15 @@
 """The training loop: AdamW, cosine schedule with warm-up, averaged weights, bfloat16, resumable."""
 
+import hashlib
+import io
 import json
 import logging
 import math
+import pickle
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,9 @@ from reeltint_training.checkpoints import (
     read_checkpoint,
     save_checkpoint,
     without_base,
+    written_whole,
 )
-from reeltint_training.data import Batches, Photo, film_look, load_photos, to_lab
+from reeltint_training.data import Batches, Photo, evenly, film_look, load_photos, make_batch, to_lab
 from reeltint_training.losses import ExemplarLoss, Loss, MeanSquaredError, RebalancedCrossEntropy
 from reeltint_training.networks import NETWORKS
 from reeltint_training.networks.exemplar import ExemplarNet
@@ -34,6 +38,12 @@ from reeltint_training.networks.huenet import HueNet
 from reeltint_training.networks.resnet18 import ResNet18Half
 
 log = logging.getLogger(__name__)
+
+_FREE = {"steps", "minutes", "learning_rate", "save_every_s"}  # may be others when a run goes on
+
+
+class DivergedError(ValueError):
+    """The loss or its gradient is no finite number; the step that found it changed nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +81,9 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
             raise ValueError(f"--network {self.network}: known are {', '.join(NETWORKS)}")
-        stride = NETWORKS[self.network].stride
-        if self.crop % stride:
-            raise ValueError(f"--crop {self.crop}: {self.network} wants a multiple of {stride}")
+        NETWORKS[self.network].check_size(self.crop, "--crop")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"--minutes {self.minutes:g}: more than 0 are needed")
 
 
 def _bin_prior(photos: list[tuple[str, Photo]], bins: Tensor) -> Tensor:
@@ -113,7 +123,7 @@ def _centre_crops(photos: list[tuple[str, Photo]], size: int) -> Tensor:
 
 
 def _plot(log_path: Path) -> None:
-    rows = [json.loads(line) for line in log_path.read_text().splitlines()]
+    rows = _read_log(log_path)
     figure, axes = plt.subplots(figsize=(8, 4.5))
     for key, label in (("loss", "training"), ("validation_loss", "validation")):
         points = [(row["step"], row[key]) for row in rows if key in row]
@@ -126,7 +136,7 @@ def _plot(log_path: Path) -> None:
 
 
 class _Average:
-    """Exponential moving average of a network's weights; buffers are copied as they are."""
+    """Exponential moving average of a network's weights and statistics; what counts is copied."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -153,11 +163,13 @@ def train(
 ) -> Path:
     """Train a network, or go on where `folder` stopped.
 
+    Photographs, crops and grain depend on the seed and the step alone, so that a run in parts is as good as one.
+
     Args:
-        options: What to do; must be the same when resuming.
+        options: What to do; all but steps, minutes, learning rate and saving must be the same when resuming.
         sources: Training photographs: folders and .tar files.
         validation: Validation photographs, not among the sources.
-        folder: Gets `{network}.safetensors`, `.jsonl`, `.png` and `resume.pt`.
+        folder: Gets `{network}.safetensors`, `log.jsonl`, `log.png` and `resume.pt`.
         imagenet: Published weights of the encoder to start from.
         start: A checkpoint to start from (fine-tuning), instead of fresh weights.
         on_step: Called after each step with its number.
@@ -167,52 +179,66 @@ def train(
 
     Raises:
         DataError: No photographs with colour.
-        CheckpointError: `start` or the resume file does not fit.
+        CheckpointError: `start`, `imagenet`, the resume file or what else is in `folder` does not fit.
+        DivergedError: The loss is not finite; `folder` is as of its last save.
+        KeyboardInterrupt: After saving.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target, log_path, resume = (folder / f for f in (f"{options.network}.safetensors", "log.jsonl", "resume.pt"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(options.seed)
-    base: Path | None = None
-    decoding: dict[str, Any] = {}
-    network: nn.Module
-    if options.network == "exemplar":
-        network, base, decoding = _grown(start, folder)
-    else:
-        network = fresh = NETWORKS[options.network].build()
-        assert not isinstance(fresh, ExemplarNet)
-        if imagenet is not None:
-            fresh.load_imagenet(imagenet)
-        if start is not None:
-            load_state(network, read_checkpoint(start)[0], start)
-    photos = load_photos(sources)
-    unseen = load_photos(validation)
-    unseen = unseen[:: -(-len(unseen) // 256)]
+    if start is not None and start.resolve() == target.resolve():
+        raise CheckpointError(f"{target}: --start would be written over; use another folder")
+    network, base = _begin(options, imagenet, start)
+    own = folder / base.name if base else None  # what `target` builds on must stand beside it
+    if base and own and own.is_file() and own.read_bytes() != base.read_bytes():
+        raise CheckpointError(f"{own} is another network than {base}; use another folder")
+    photos = load_photos(sources, max(320, options.crop * 5 // 2))
+    unseen = evenly(load_photos(validation, max(320, options.crop * 5 // 2)), 256)
     if pairs := isinstance(network, ExemplarNet):
-        held_out = next(iter(Batches(unseen, len(unseen), options.crop, seed=0, pairs=True)))
+        held_out = make_batch(unseen, len(unseen), options.crop, seed=0, step=0, pairs=True)
     else:
         held_out = _centre_crops(unseen, options.crop)
     log.info("%d photographs, %d for validation", len(photos), len(held_out))
-    kept = _read_resume(resume, options)
+    made_of = {"data": _digest(photos), "start": hashlib.sha256(start.read_bytes()).hexdigest() if start else ""}
+    kept = _read_resume(resume, options, made_of)
     if kept:
-        network.load_state_dict(kept["network"])
+        load_state(network, kept["network"], resume)
+    if base and own and not own.is_file():
+        with written_whole(own) as partial:
+            shutil.copyfile(base, partial)
     loss_of = _make_loss(network, photos, fresh=not kept and start is None)
     network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = _optimiser(network, options)
+    base_rates = [group["lr"] for group in optimiser.param_groups]  # before the last step's are loaded
     average = _Average(network, options.ema)
-    step, elapsed = 0, 0.0
+    step, elapsed, smooth = 0, 0.0, None
     if kept:
         optimiser.load_state_dict(kept["optimiser"])
         average.state = {name: value.to(device) for name, value in kept["average"].items()}
-        step, elapsed = kept["step"], kept["elapsed"]
+        step, elapsed, smooth = kept["step"], kept["elapsed"], kept["smooth"]
         log.info("resumed at step %d", step)
-    batches = iter(Batches(photos, options.batch, options.crop, options.seed, skip=step, pairs=pairs))
-    grain = torch.Generator().manual_seed(options.seed + step)
+    with written_whole(log_path) as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in _read_log(log_path) if row["step"] <= step))
+    grain = torch.Generator()
     autocast = torch.autocast(device, torch.bfloat16)
-    begun, saved, reported, smooth = time.monotonic() - elapsed, time.monotonic(), time.monotonic(), None
-    base_rates = [group["lr"] for group in optimiser.param_groups]
+    begun, saved, reported = time.monotonic() - elapsed, time.monotonic(), time.monotonic()
 
     def finish(done: bool) -> None:
+        whole = {
+            "network": network.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "average": average.state,
+            "step": step,
+            "elapsed": time.monotonic() - begun,
+            "smooth": smooth,
+            "options": asdict(options),
+            "made_of": made_of,
+        }
+        buffer = io.BytesIO()  # torch's own error says nothing of a full disk
+        torch.save(whole, buffer)
+        with written_whole(resume) as partial:
+            partial.write_bytes(buffer.getbuffer())
         figures = _validate(network, average, loss_of, held_out, options.batch, device)
         header = {
             "network": options.network,
@@ -229,67 +255,91 @@ def train(
             "validation_loss": figures,
         }
         state = average.state
-        if base:
-            state, header["base"] = without_base(state, base)
-            header["options"] = decoding
+        if own:
+            state, header["base"] = without_base(state, own)
+        if isinstance(hue := network.base if isinstance(network, ExemplarNet) else network, HueNet):
+            header["options"] = {name: getattr(hue, name) for name in ("temperature", "rebalance", "bin_step")}
         save_checkpoint(target, state, header)
         _write_log(log_path, {"step": step, "validation_loss": figures})
         _plot(log_path)
-        whole = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
-        torch.save(whole | {"step": step, "elapsed": time.monotonic() - begun, "options": asdict(options)}, resume)
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("training", total=1.0)
-        while step < options.steps:
-            done = _progress(options, step, time.monotonic() - begun)
-            if done >= 1:
-                break
-            rate = min(1.0, (step + 1) / options.warm_up) * (0.5 + 0.5 * math.cos(math.pi * done))
-            for group, peak in zip(optimiser.param_groups, base_rates, strict=True):
-                group["lr"] = peak * max(rate, 0.002)
-            lab = next(batches)
-            lightness = film_look(lab[:, :1] / 100, grain).to(device, memory_format=torch.channels_last)
-            with autocast if device == "cuda" or torch.backends.mkldnn.is_available() else nullcontext():
-                loss = loss_of(lightness, lab[:, 1:].to(device))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-            step += 1
-            average.update(network, step)
-            value = float(loss.detach())
-            smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
-            if step % 20 == 0:
-                now = time.monotonic()
-                speed, reported = 20 * options.batch / (now - reported), now
-                _write_log(log_path, {"step": step, "loss": round(smooth, 5), "images_s": round(speed, 1)})
-                progress.update(task, completed=done, description=f"loss {smooth:.4f}  {speed:.0f} images/s")
-            if on_step:
-                on_step(step)
-            if time.monotonic() - saved > options.save_every_s:
-                finish(done=False)
-                saved = reported = time.monotonic()
+    batches = Batches(photos, options.batch, options.crop, options.seed, skip=step, pairs=pairs)
+    with closing(batches), Progress(*columns) as progress:
+        task, coming = progress.add_task("training", total=1.0), iter(batches)
+        try:
+            while step < options.steps:
+                done = _progress(options, step, time.monotonic() - begun)
+                if done >= 1:
+                    break
+                rate = min(1.0, (step + 1) / options.warm_up) * (0.5 + 0.5 * math.cos(math.pi * done))
+                for group, peak in zip(optimiser.param_groups, base_rates, strict=True):
+                    group["lr"] = peak * max(rate, 0.002)
+                lab = next(coming)
+                lightness = film_look(lab[:, :1] / 100, grain.manual_seed(options.seed + step))
+                lightness = lightness.to(device, memory_format=torch.channels_last)
+                with autocast if device == "cuda" or torch.backends.mkldnn.is_available() else nullcontext():
+                    loss = loss_of(lightness, lab[:, 1:].to(device))
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                value, slope = float(loss.detach()), float(nn.utils.clip_grad_norm_(network.parameters(), 1.0))
+                if not math.isfinite(value) or not math.isfinite(slope):
+                    raise DivergedError(
+                        f"step {step + 1}: the loss is {value:g}, its gradient {slope:g}; {folder} is as of its last "
+                        "save: go on with a lower --learning-rate"
+                    )
+                optimiser.step()
+                step += 1
+                average.update(network, step)
+                smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
+                if step % 20 == 0:
+                    now = time.monotonic()
+                    speed, reported = 20 * options.batch / (now - reported), now
+                    _write_log(log_path, {"step": step, "loss": round(smooth, 5), "images_s": round(speed, 1)})
+                    progress.update(task, completed=done, description=f"loss {smooth:.4f}  {speed:.0f} images/s")
+                if on_step:
+                    on_step(step)
+                if time.monotonic() - saved > options.save_every_s:
+                    finish(done=False)
+                    saved = reported = time.monotonic()
+        except KeyboardInterrupt:
+            finish(done=False)
+            raise
     finish(done=True)
     return target
 
 
-def _grown(start: Path | None, folder: Path) -> tuple[ExemplarNet, Path, dict[str, Any]]:
-    """An exemplar made from `start`, a copy of its huenet beside the checkpoint to be, and that one's decoding."""
+def _begin(
+    options: TrainOptions, imagenet: dict[str, Tensor] | None, start: Path | None
+) -> tuple[nn.Module, Path | None]:
+    """The network before its first step, and for an exemplar the checkpoint of the huenet inside."""
+    if start is not None and imagenet is not None:
+        raise CheckpointError("--imagenet and --start: one of them, the encoder is in both")
+    if options.network != "exemplar":
+        if start is not None:
+            return load_network(start, options.network)[0], None
+        network = NETWORKS[options.network].build()
+        assert not isinstance(network, ExemplarNet)
+        try:
+            if imagenet is not None:
+                network.load_imagenet(imagenet)
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"--imagenet: these are no weights of {options.network}'s encoder") from error
+        return network, None
     if start is None:
         raise CheckpointError("--start: exemplar grows on a trained huenet; name its checkpoint")
-    state, header = read_checkpoint(start)
-    decoding: dict[str, Any] = header.get("options", {})
-    network, base = ExemplarNet(**decoding), start
-    if header.get("network") == "exemplar":
-        load_state(network, load_network(start)[0].state_dict(), start)
-        base = start.with_name(header["base"]["name"])
-    else:
-        load_state(network.base, state, start)
-    own = folder / base.name
-    if own.resolve() != base.resolve():
-        shutil.copyfile(base, own)
-    return network, own, decoding
+    if read_checkpoint(start)[1].get("network") == "exemplar":
+        grown, _, header = load_network(start)
+        return grown, start.with_name(header["base"]["name"])
+    inside, _, header = load_network(start, "huenet")
+    grown = ExemplarNet(**header.get("options", {}))
+    grown.base.load_state_dict(inside.state_dict())
+    return grown, start
+
+
+def _digest(photos: list[tuple[str, Photo]]) -> str:
+    """Of names and sizes, wherever the photographs lie."""
+    return hashlib.sha256(repr([(Path(name).name, photo.shape) for name, photo in photos]).encode()).hexdigest()
 
 
 def _progress(options: TrainOptions, step: int, elapsed_s: float) -> float:
@@ -315,12 +365,16 @@ def _optimiser(network: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
     )
 
 
-def _read_resume(resume: Path, options: TrainOptions) -> dict[str, Any] | None:
+def _read_resume(resume: Path, options: TrainOptions, made_of: dict[str, str]) -> dict[str, Any] | None:
     if not resume.is_file():
         return None
-    kept: dict[str, Any] = torch.load(resume, map_location="cpu", weights_only=True)
-    different = [key for key, value in asdict(options).items() if kept["options"].get(key) != value]
-    if set(different) - {"steps", "minutes", "save_every_s"}:
+    try:
+        kept: dict[str, Any] = torch.load(resume, map_location="cpu", weights_only=True)
+        before = kept["options"] | kept["made_of"]
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{resume}: damaged; remove it to start again") from error
+    fixed = {key: value for key, value in (asdict(options) | made_of).items() if key not in _FREE}
+    if different := [key for key, value in fixed.items() if before.get(key) != value]:
         raise CheckpointError(f"{resume} was made with other options ({', '.join(different)}); use another folder")
     return kept
 
@@ -337,6 +391,15 @@ def _validate(network: nn.Module, average: _Average, loss_of: Loss, lab: Tensor,
     network.load_state_dict(own)
     network.train()
     return round(sum(losses) / len(losses), 5)
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows that are whole."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def _write_log(path: Path, row: dict[str, Any]) -> None:

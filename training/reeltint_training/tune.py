@@ -10,10 +10,8 @@ from torch.nn import functional
 from reeltint_training.color import lab_to_srgb
 from reeltint_training.data import Photo, to_lab
 from reeltint_training.figures import colourfulness
-from reeltint_training.networks.huenet import HueNet
+from reeltint_training.networks.huenet import TEMPERATURE, HueNet
 
-TEMPERATURE = 0.85
-"""Chosen by eye: PSNR prefers less, but then neighbours fall on different sides of a doubt, and colour is blotchy."""
 REBALANCES = tuple(percent / 100 for percent in range(50, 105, 5))
 
 

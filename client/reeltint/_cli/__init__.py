@@ -8,7 +8,8 @@ import functools
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
@@ -50,6 +51,22 @@ def _leave(number: int, _frame: object) -> None:
 main = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"reeltint {version('reeltint')}")
+        raise typer.Exit
+
+
+@main.callback(help=__doc__)
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version.")
+    ] = False,
+) -> None: ...
+
+
 for command in (colorize, scenes, serve):
     main.command()(orderly(command))
 library = typer.Typer(

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,7 +89,7 @@ def connect(
 
     local = local_server(models)
     try:
-        with _console.status("starting the local server"):
+        with _console.status("starting the local server") if _console.is_terminal else contextlib.nullcontext():
             local.start()
         with Colorizer(local.address, metrics=metrics) as colorizer:
             yield colorizer
@@ -235,7 +235,11 @@ def colorize(
     library: Annotated[Path | None, typer.Option(help="Find references in this library of photographs.")] = None,
     scenes: Annotated[Path | None, typer.Option(help="Follow this scenes file (reeltint scenes --out).")] = None,
     only: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Colour these scenes of OUT anew; the others keep theirs.")
+        str | None,
+        typer.Option(
+            metavar="N,N",
+            help="Colour these scenes of OUT anew; the others keep theirs. Not with --start, --end, --side-by-side.",
+        ),
     ] = None,
     saturation: Annotated[
         float | None, typer.Option(min=0, max=2, help="Of all scenes; 1 by default, 0 is grey.")
@@ -249,7 +253,10 @@ def colorize(
     ] = False,
     start: Annotated[float | None, typer.Option(parser=seconds, metavar="TIME", help="From: 90.5 or 1:30.5.")] = None,
     end: Annotated[float | None, typer.Option(parser=seconds, metavar="TIME", help="Up to here.")] = None,
-    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Grey and colour beside each other.")] = False,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Grey and colour beside each other; not with --only.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an OUT that is there already.")] = False,
     encoder: Annotated[str, typer.Option(help="FFmpeg's name of the video encoder.")] = "libx264",
     quality: Annotated[float, typer.Option(min=0, help="CRF, CQ or qscale: lower is better.")] = 18,
     preset: Annotated[str | None, typer.Option(help="The encoder's speed preset.")] = None,
@@ -268,9 +275,11 @@ def colorize(
     ] = None,
 ) -> None:
     """Colour a film, a still or a folder of stills."""
-    logging.basicConfig(
-        format="%(message)s", handlers=[RichHandler(console=_console, show_time=False, show_path=False)]
-    )
+    if _console.is_terminal:
+        handler = RichHandler(console=_console, show_time=False, show_path=False)
+        logging.basicConfig(format="%(message)s", handlers=[handler])
+    else:
+        logging.basicConfig(format="reeltint: %(message)s")
     if not source.exists():
         raise InvalidRequest(f"{source}: no such file or folder")
     connection: dict[str, Any] = {"tls": tls_of(tls_ca, tls_cert, tls_key), "metrics_port": metrics_port}
@@ -291,6 +300,7 @@ def colorize(
         if named := chosen.named(but="--reference"):
             raise InvalidRequest(f"{named} is for films; this is a still or a folder of stills")
         stills = _stills(source, target)
+        check_free(stills.values(), overwrite=overwrite)
         with connect(server, models, **connection) as colorizer, _progress("still", len(stills)) as (progress, task):
             reports, failures = colorize_stills(
                 stills,
@@ -302,6 +312,13 @@ def colorize(
     else:
         if no_scenes and (named := chosen.named()):
             raise InvalidRequest(f"{named} does not go with --no-scenes")
+        for name, given in (
+            ("--side-by-side", side_by_side),
+            ("--start", start is not None),
+            ("--end", end is not None),
+        ):
+            if chosen.only and given:
+                raise InvalidRequest(f"--only does not go with {name}: it colours scenes of a whole film anew")
         if chosen.only and not target.is_file():
             raise InvalidRequest(f"--only: there is no {target} whose other scenes could be kept")
         project, planned_s = chosen.follow(), 0.0
@@ -318,6 +335,7 @@ def colorize(
                 check_project(project, scenes, reader)
             with _quietly():
                 check_target(target, reader, recoloured=bool(chosen.only), **output)
+        check_free([target], overwrite=overwrite or bool(chosen.only))
         with connect(server, models, **connection) as colorizer:
             if project is None and not no_scenes:
                 begun = time.perf_counter()
@@ -349,6 +367,18 @@ def colorize(
     _tell(reports, failures, target, as_json)
     if failures:
         raise typer.Exit(1)
+
+
+def check_free(targets: Collection[Path], *, overwrite: bool) -> None:
+    """Refuse to replace what is there.
+
+    Raises:
+        InvalidRequest: One of the targets is there, and `overwrite` is not given.
+    """
+    there = [] if overwrite else [target for target in targets if target.exists()]
+    if there:
+        more = f", and {len(there) - 1} more like it" if len(there) > 1 else ""
+        raise InvalidRequest(f"{there[0]}: is there already{more}; --overwrite replaces {'them' if more else 'it'}")
 
 
 def _stills(source: Path, target: Path) -> dict[Path, Path]:
@@ -391,7 +421,7 @@ def _quietly() -> Iterator[None]:
 @contextlib.contextmanager
 def _progress(unit: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console, transient=True) as progress:
+    with Progress(*columns, console=_console, transient=True, disable=not _console.is_terminal) as progress:
         yield progress, progress.add_task(unit, total=total)
 
 

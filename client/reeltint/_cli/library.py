@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from reeltint._cli.colorize import connect
+from reeltint._cli.colorize import _progress, connect
 from reeltint._errors import InvalidRequest
 from reeltint._library import Library, Photograph, default_folder, embed_still, photographs_in
+from reeltint._references import NEAR_PHOTOGRAPH
 
 _console = Console(stderr=True)
 _Folder = Annotated[
@@ -23,20 +24,20 @@ _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on st
 
 
 def add(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of photographs, or one photograph.")],
+    source: Annotated[list[Path], typer.Argument(metavar="PHOTOS", help="Folders of photographs, or photographs.")],
     library: _Folder = None,
     server: _Server = None,
     models: _Models = None,
     as_json: _Json = False,
 ) -> None:
     """Add photographs in colour; what is there already is passed over, what cannot be read is named."""
-    paths = photographs_in(source)
+    paths = [path for each in source for path in photographs_in(each)]
     with (
         connect(server, models) as colorizer,
         Library(library or default_folder(), colorizer.embed, create=True) as opened,
     ):
-        with _console.status("reading photographs") as status:
-            result = opened.add(paths, on_photograph=lambda done: status.update(f"{done} of {len(paths)} photographs"))
+        with _progress("photograph", len(paths)) as (progress, task):
+            result = opened.add(paths, on_photograph=lambda done: progress.update(task, completed=done))
         count = len(opened)
     for failure in result.failures:
         _console.print(f"reeltint: {failure}", style="red", highlight=False, markup=False, soft_wrap=True)
@@ -86,7 +87,8 @@ def search(
         return
     for match in matches:
         photograph = match.photograph
-        typer.echo(f"{photograph.id:6}  {match.distance:.3f}  {match.similarity:.3f}  {photograph.path}")
+        far = "  (too far for a scene)" if match.distance > NEAR_PHOTOGRAPH else ""
+        typer.echo(f"{photograph.id:6}  {match.distance:.3f}  {match.similarity:.3f}  {photograph.path}{far}")
     if not matches:
         _console.print("the library is empty", highlight=False)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from reeltint._cli.colorize import _progress, connect
+from reeltint._cli.colorize import _progress, check_free, connect
 from reeltint._colorize import STILL_SUFFIXES
 from reeltint._errors import InvalidRequest, ReeltintError
 from reeltint._film import FilmReader, write_still
@@ -44,6 +44,9 @@ def scenes(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a picture with one frame a scene.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a picture that is there already; a scenes file never.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="JSON", help="Write a new scenes file, to edit and for colorize --scenes.")
     ] = None,
@@ -70,9 +73,12 @@ def scenes(
             raise InvalidRequest(f"{name} is for --out")
         if given and no_server and name != "--no-server":
             raise InvalidRequest(f"{name} does not go with --no-server")
+    if overwrite and sheet is None:
+        raise InvalidRequest("--overwrite is for --sheet")
     if not film.exists():
         raise InvalidRequest(f"{film}: no such file")
     _check_targets(sheet, out)
+    check_free([] if sheet is None else [sheet], overwrite=overwrite)
     detector = SceneDetector(min_scene=min_scene)
     strict = not tolerate_damage
     with ExitStack() as opened:
@@ -132,9 +138,10 @@ def _tell(film: Path, found: Sequence[Scene], rate: Fraction | None, form: str) 
         writer.writeheader()
         writer.writerows(rows)
     else:
-        typer.echo("scene  from         to           frames           transition")
+        typer.echo("scene  first        last         frames           transition")
         for row in rows:
-            times = f"{row['start_time'] or '-':<13}{row['end_time'] or '-':<13}"
+            last = "-" if rate is None else timecode(row["end"] - 1, rate)
+            times = f"{row['start_time'] or '-':<13}{last:<13}"
             frames = f"{row['start']}..{row['end'] - 1}"
             length = f" of {row['transition_frames']} frames" if row["transition_frames"] else ""
             typer.echo(f"{row['scene']:<7}{times}{frames:<17}{row['transition']}{length}")

@@ -45,6 +45,7 @@ _HARMLESS = re.compile(
     r"^Signal \(|allocate pinned system memory|CUDA driver version is insufficient|CudaDriverHelper has not been"
     r"|initialize NVML|DCGM unable"
 )
+_PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # the Python backend starts its processes by a shell that reads their paths
 _DRAINED = '"All models are stopped, unloading models"'  # Triton's line: no request is in flight any more
 
 
@@ -142,6 +143,7 @@ class LocalTriton:
         self._reader: threading.Thread | None = None
         self._lines: deque[str] = deque(maxlen=500)
         self._bound: dict[str, int] = {}
+        self._linked = "", ""  # where Triton sees the model repository, and where it is
         self.pid: int | None = None
         self._stopping: int | None = None
         self._served = False
@@ -170,6 +172,7 @@ class LocalTriton:
         """Start the server and wait until every model is ready.
 
         Raises:
+            InvalidRequest: The model repository is none, or lacks a model of `only`.
             ServeError: It cannot start; the message says why.
         """
         if self._supervisor is not None:
@@ -243,11 +246,15 @@ class LocalTriton:
     def _launch(self, models: Path, wheel: Path, stub: Path, environment: dict[str, str]) -> None:
         prefix = f"reeltint_{os.getpid()}_{secrets.token_hex(4)}_"
         default_mib, growth_mib = self._shared_memory(models)
-        folder = Path(tempfile.mkdtemp(prefix=f"reeltint-server-{os.getpid()}-"))
+        plain = "/tmp" if _PLAIN.fullmatch(tempfile.gettempdir()) is None else None
+        folder = Path(tempfile.mkdtemp(prefix=f"reeltint-server-{os.getpid()}-", dir=plain))
         backends = _assemble(folder, wheel, stub)
+        linked = folder / "models"
+        linked.symlink_to(models)
+        self._linked = str(linked), str(models)
         command: list[str | Path] = [
             wheel / "bin/tritonserver",
-            f"--model-repository={models}",
+            f"--model-repository={linked}",
             f"--backend-directory={backends}",
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={max(1, int(self._stop_timeout_s) - 2)}",
@@ -303,7 +310,7 @@ class LocalTriton:
                 self._reader.join()
                 raise self._start_error(models)
             if time.monotonic() > deadline:
-                raise ServeError(f"Triton was not ready after {self._start_timeout_s:g} s")
+                raise ServeError(f"Triton was not ready after {self._start_timeout_s:g} s{self._said()}")
             time.sleep(_POLL_S)
         self._served = True
 
@@ -341,17 +348,18 @@ class LocalTriton:
 
     def _death(self, what: str) -> str:
         assert self._supervisor is not None
-        said = [
-            line
-            for line in self._lines
-            if not _HARMLESS.search(line) and re.match(r"[EF]\d{4} |error:|.*: error ", line)
-        ]
-        return f"{what} (exit code {self._supervisor.poll()})" + (f": {_reason(said[-1])}" if said else "")
+        return f"{what} (exit code {self._supervisor.poll()}){self._said()}"
+
+    def _said(self) -> str:
+        """Triton's last error, to end a sentence; nothing where it has told none."""
+        wrong = re.compile(r"[EF]\d{4} |error:|bash: |.*: error ")
+        said = [line for line in list(self._lines) if wrong.match(line) and not _HARMLESS.search(line)]
+        return f": {_reason(said[-1])}" if said else ""
 
     def _read_log(self, supervisor: "subprocess.Popen[bytes]") -> None:
         assert supervisor.stderr is not None
         for raw in supervisor.stderr:
-            line = raw.decode(errors="replace").rstrip("\n")
+            line = raw.decode(errors="replace").rstrip("\n").replace(*self._linked)
             self._lines.append(line)
             if self._verbose or (self._served and not (_DETAIL.match(line) or _HARMLESS.search(line))):
                 self._emit(line)
@@ -378,12 +386,12 @@ class _PortLostError(ServeError):
 
 def _models(folder: Path, only: Sequence[str]) -> Path:
     if not folder.is_dir():
-        raise ServeError(f"the model repository {folder} does not exist")
+        raise InvalidRequest(f"the model repository {folder} does not exist")
     names = {config.parent.name for config in folder.glob("*/config.pbtxt")}
     if not names:
-        raise ServeError(f"the model repository {folder} holds no model (a folder with a config.pbtxt)")
+        raise InvalidRequest(f"the model repository {folder} holds no model (a folder with a config.pbtxt)")
     if missing := sorted(set(only) - names):
-        raise ServeError(f"no model {', '.join(missing)} in {folder}, which has {', '.join(sorted(names))}")
+        raise InvalidRequest(f"no model {', '.join(missing)} in {folder}, which has {', '.join(sorted(names))}")
     return folder.resolve()
 
 

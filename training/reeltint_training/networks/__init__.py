@@ -36,6 +36,16 @@ class NetworkSpec:
         """S is a multiple of this."""
         return self.build.stride
 
+    def check_size(self, size: int, option: str = "--size") -> int:
+        """`size`, where it is a multiple of the stride.
+
+        Raises:
+            ValueError: It is not; the message names `option`.
+        """
+        if size < 1 or size % self.stride:
+            raise ValueError(f"{option} {size}: {self.id} wants a multiple of {self.stride}")
+        return size
+
     @property
     def output_stride(self) -> int:
         """s = S / output_stride."""

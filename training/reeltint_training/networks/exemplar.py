@@ -2,9 +2,10 @@
 
 Paper 3 (after He et al., "Deep exemplar-based colorization", 2018) finds similarity and colours with one reference a
 scene. Here both pictures pass the same encoder and decoder, HueNet's, whose weights stay as they are: without a
-reference the result is HueNet's. A learned projection of its features gives keys at 1/4 of the input; the softmax of
-their cosine carries the reference's ab to the frame (Zhang et al., "Deep exemplar-based video colorization", 2019,
-Eq. 2). A small network corrects what was carried, by regression, and says how far it is to be believed.
+reference the result is HueNet's. Its features, the picture's detail and the place in the picture give learned keys at
+1/4 of the input; the softmax of their cosine carries the reference's ab to the frame (Zhang et al., "Deep
+exemplar-based video colorization", 2019, Eq. 2). A small network, which sees a wider context at 1/8, corrects what was
+carried, by regression, and says how far it is to be believed.
 """
 
 import math
@@ -13,11 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reeltint_training.networks.huenet import HueNet
+from reeltint_training.networks.huenet import REBALANCE, TEMPERATURE, HueNet
 from reeltint_training.networks.resnet18 import BasicBlock
 
 KEYS = 32
 _AB = 50.0  # Lab units in one unit of the correction network
+_WIDTH = 48  # channels of the correction at 1/4
+_CONTEXT = 64  # and at 1/8
+_WAVES = (0.5, 1.0, 2.0, 4.0)  # half turns across the picture
 
 
 class ExemplarNet(nn.Module):
@@ -32,20 +36,30 @@ class ExemplarNet(nn.Module):
     stride = HueNet.stride
     output_stride = HueNet.output_stride
 
-    def __init__(self, temperature: float = 0.85, rebalance: float = 0.95, bin_step: int = 10) -> None:
+    def __init__(self, temperature: float = TEMPERATURE, rebalance: float = REBALANCE, bin_step: int = 10) -> None:
         super().__init__()
         self.base = HueNet(temperature, rebalance, bin_step)
         _, quarter, eighth, sixteenth, deepest = self.base.encoder.channels
         coarse, fine = self.base.decoded
         groups = (quarter, eighth, sixteenth, deepest, coarse, fine)
+        detail = self.output_stride**2
         self.project = nn.ModuleList(nn.Conv2d(channels, KEYS, 1, bias=False) for channels in groups)
+        self.place = nn.Conv2d(4 * len(_WAVES), KEYS, 1, bias=False)
+        self.look = nn.Conv2d(KEYS + detail, _WIDTH, 3, padding=1, bias=False)
+        self.look_norm = nn.BatchNorm2d(_WIDTH)
+        self.refine = nn.Conv2d(_WIDTH, KEYS, 3, padding=1)
         self.sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
-        self.lift = nn.Conv2d(fine + self.output_stride**2 + 6, 48, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(48)
-        self.block = BasicBlock(48, 48)
-        self.correct = nn.Conv2d(48, 3, 3, padding=1)
-        nn.init.zeros_(self.correct.weight)
-        self.correct.bias = nn.Parameter(torch.tensor([0.0, 0.0, 2.0]))  # at first: believe what is carried over
+        self.lift = nn.Conv2d(detail + 6, _WIDTH, 3, padding=1, bias=False)
+        self.lift_fine = nn.Conv2d(fine, _WIDTH, 1, bias=False)
+        self.norm = nn.BatchNorm2d(_WIDTH)
+        self.context = nn.Sequential(BasicBlock(_WIDTH, _CONTEXT, stride=2), BasicBlock(_CONTEXT, _CONTEXT))
+        self.widen = nn.Conv2d(_CONTEXT, _WIDTH, 1)
+        self.block = BasicBlock(_WIDTH, _WIDTH)
+        self.correct = nn.Conv2d(_WIDTH, 3, 3, padding=1)
+        for last in (self.refine, self.widen, self.correct):  # at first nothing is refined, widened or corrected
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+        self.correct.bias = nn.Parameter(torch.tensor([0.0, 0.0, 2.0]))  # and what is carried over is believed
         self.base.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "ExemplarNet":
@@ -64,7 +78,9 @@ class ExemplarNet(nn.Module):
         total = parts[0] + parts[5]
         for part in (parts[1] + parts[4], parts[2], parts[3]):
             total = total + functional.interpolate(part, total.shape[-2:], mode="bilinear")
-        return functional.normalize(total, dim=1), fine
+        detail = functional.pixel_unshuffle(lightness, self.output_stride)
+        seen = functional.relu(self.look_norm(self.look(torch.cat([total, detail], 1))))
+        return functional.normalize(total + self.refine(seen) + self.place(_places(total)), dim=1), fine
 
     def remember(self, lightness: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
         """The state of references.
@@ -96,7 +112,7 @@ class ExemplarNet(nn.Module):
         weight = functional.softmax(scores, -1)
         values = torch.cat([ab, (ab * ab).sum(1, keepdim=True)], 1).transpose(1, 2)
         carried = torch.matmul(weight, values).transpose(1, 2)
-        size, best = queries.shape[-2:], scores.amax(-1) / sharpness
+        size, best = queries.shape[-2:], scores.detach().amax(-1) / sharpness.detach()
         mean = carried[:, :2]
         spread = (carried[:, 2:] - (mean * mean).sum(1, keepdim=True)).clamp(min=0.01).sqrt()
         return mean.unflatten(2, size), spread.unflatten(2, size), best.unsqueeze(1).unflatten(2, size)
@@ -106,8 +122,10 @@ class ExemplarNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Correct the carried colour and fall back to the automatic one where it is not to be believed."""
         detail = functional.pixel_unshuffle(lightness, self.output_stride)
-        given = torch.cat([fine, detail, carried / _AB, automatic / _AB, spread / _AB, cosine], 1)
-        correction = self.correct(self.block(functional.relu(self.norm(self.lift(given))))).float()
+        given = torch.cat([detail, carried / _AB, automatic / _AB, spread / _AB, cosine], 1)
+        x = functional.relu(self.norm(self.lift(given) + self.lift_fine(fine)))
+        x = x + functional.interpolate(self.widen(self.context(x)), x.shape[-2:], mode="bilinear")
+        correction = self.correct(self.block(x)).float()
         confidence = torch.sigmoid(correction[:, 2:])
         return automatic + confidence * (carried + _AB * correction[:, :2] - automatic), confidence
 
@@ -126,6 +144,14 @@ class ExemplarNet(nn.Module):
         queries, fine = self.encode(lightness)
         automatic = self.base.decode(self.base.classify(fine))
         return self.blend(lightness, fine, automatic, *self.carry(queries, keys[None], ab[None]))
+
+
+def _places(like: Tensor) -> Tensor:
+    """Sines and cosines of each place of [B, C, h, w], [1, 16, h, w]: of two like places the nearer is the likelier."""
+    rows, columns = (torch.linspace(0, math.pi, n, device=like.device) for n in like.shape[-2:])
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+    turns = torch.cat([grid * wave for wave in _WAVES])
+    return torch.cat([turns.sin(), turns.cos()])[None].to(like.dtype)
 
 
 class ReferenceEncoder(nn.Module):
