@@ -19,11 +19,11 @@ from reeltint._errors import FilmError, InvalidRequest, ModelNotFound, ReeltintE
 from reeltint._film import FilmFrame, FilmReader, FilmWriter, read_still, write_still
 from reeltint._film_chroma import ChromaReader
 from reeltint._film_read import logger
+from reeltint._library import read_colours
 from reeltint._scene_colour import SceneColours
 
 if TYPE_CHECKING:
-    from reeltint._library import read_colours
-from reeltint._project import Project
+    from reeltint._project import Project
 
 _T = TypeVar("_T")
 STILL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})

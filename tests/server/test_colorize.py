@@ -108,6 +108,12 @@ def test_a_still_and_a_folder_of_stills(triton: str, tmp_path: Path) -> None:
         rgb = next(still.decode(video=0)).to_ndarray(format="rgb24").astype(int)
     assert rgb.shape == data.chelsea().shape
     assert np.abs(rgb[..., 0] - rgb[..., 2]).mean() > 5
+    run(folder / "cat.png", tmp_path / "red.png", "--server", triton, "--reference", folder / "cup.jpg")
+    write_still(folder / "grey.png", data.chelsea()[..., [1, 1, 1]])
+    refused = run(
+        folder / "cat.png", tmp_path / "no.png", "--server", triton, "--reference", folder / "grey.png", code=1
+    )
+    assert "it has no colour to give" in refused.stderr
 
 
 def test_without_a_server_one_is_started(film: Path, tmp_path: Path) -> None:
