@@ -45,26 +45,28 @@ class Networks:
             for name in names
         }
 
-    def __call__(self, grey: Array, reference: Array | None) -> Array:
-        """Ab [T, 2, s, s] of frames [T, H, W], by a picture [h, w, 3] or automatically."""
+    def __call__(self, grey: Array, reference: Array | None) -> tuple[Array, Array]:
+        """Ab [T, 2, s, s] and confidence [T, s, s] of frames [T, H, W], by a picture [h, w, 3] or automatically."""
         state = {}
         if reference is not None:
             encoder = self._sessions["reference_encoder"]
             names = [tensor.name for tensor in encoder.get_outputs()]
             state = dict(zip(names, encoder.run(names, {"reference": reference}), strict=True))
-        parts = []
+        parts, sure = [], []
         for first in range(0, len(grey), 8):
             (lightness,) = self._sessions["lab_split"].run(["lightness"], {"frames": grey[first : first + 8]})
             network = self._sessions["colorizer" if reference is None else "exemplar_colorizer"]
-            parts += network.run(["ab"], {"lightness": lightness, **state})
-        return np.concatenate(parts)
+            ab, *confidence = network.run(None, {"lightness": lightness, **state})
+            parts.append(ab)
+            sure.append(confidence[0][:, 0] if confidence else np.ones_like(ab[:, 0]))
+        return np.concatenate(parts), np.concatenate(sure)
 
 
-def smooth(ab: Array, grey: Array, strength: float) -> Array:
-    """What the client makes of a scene's ab."""
+def smooth(coloured: tuple[Array, Array], grey: Array, strength: float) -> Array:
+    """What the client makes of a scene's ab and confidence."""
     smoother, done = Smoother(strength), []
-    for plane, frame in zip(ab, grey, strict=True):
-        done += smoother.push(plane, lightness_of(frame, plane.shape[1:]))
+    for plane, confidence, frame in zip(*coloured, grey, strict=True):
+        done += smoother.push(plane, lightness_of(frame, plane.shape[1:]), confidence)
     return np.stack([*done, *smoother.finish()])
 
 
@@ -116,9 +118,9 @@ def measure(models: Path = MODELS) -> dict[str, Any]:
     true_flicker = []
     for name, grey, lab, truth in clips():
         for way, reference in (("automatic", None), ("by the first frame", truth[0])):
-            ab = networks(grey, reference)
-            rows[way][name] = [figures(smooth(ab, grey, strength), lab, truth) for strength in STRENGTHS]
-        size = ab.shape[-2:]
+            coloured = networks(grey, reference)
+            rows[way][name] = [figures(smooth(coloured, grey, strength), lab, truth) for strength in STRENGTHS]
+        size = coloured[0].shape[-2:]
         small = functional.interpolate(lab[:, 1:], size, mode="bilinear", antialias=True).numpy()
         true_flicker.append(flicker(small, lab))
     result: dict[str, Any] = {"reach": REACH, "clips": len(true_flicker), "truth": float(np.mean(true_flicker))}
@@ -156,7 +158,7 @@ def picture(path: Path, networks: Networks | None = None) -> None:
     grey = greys(lab)
     plain = networks(grey, None)
     rows = []
-    for ab in (plain, smooth(plain, grey, 1.0)):
+    for ab in (plain[0], smooth(plain, grey, 1.0)):
         large = guided_ab(lab[:, :1], torch.from_numpy(ab), lab.shape[2:])
         rgb = lab_to_srgb(torch.cat([lab[:, :1], large], 1)).movedim(1, -1).numpy()
         rows.append((rgb[2:15:4] * 255).round().astype(np.int16))

@@ -43,7 +43,8 @@ class SceneReport:
         scene: The earlier scene whose reference it takes, where it does.
         frame: Its key frame, where that is the reference.
         similarity: Of the reference to the scene, where they were compared: cosine, at most 1.
-        confidence: How well the reference answered, mean over all frames and places, 0..1; None where not coloured.
+        confidence: How well the reference answered, mean over its frames and places, 0..1; those of a transition count
+            only where it has no others. None where not coloured.
     """
 
     number: int

@@ -6,6 +6,7 @@ one (shot and reverse shot), so that a face keeps its colour across cuts; the li
 near; else the scene's own key frame coloured by the automatic network, so that a scene keeps one palette.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -56,6 +57,7 @@ _RECENT = 480  # frames in which candidates are not thinned out: `SceneDetector`
 _KEPT = 12  # older candidates of a scene, at least
 _LONGEST_PICTURE = 1024  # pixels: the network looks at a few hundred
 _LONGEST_KEY_FRAME = 640
+_MOST_REFERENCES = 128  # kept for later scenes, 0.2 MB each
 
 
 def plan(
@@ -187,7 +189,8 @@ class ReferenceLoader(Closing):
     """Makes the references of a project's scenes, one at a time, in the order of the film.
 
     Use as a context manager. Key frames are read in one pass over the film beside the main one; a reference that a
-    later scene takes again is kept until then (a few megabytes each).
+    later scene takes again is kept until then. Of more than 128 the one that was used longest ago is dropped, and made
+    anew when its scene comes: memory does not grow with the film.
 
     Args:
         project: The scenes.
@@ -211,6 +214,7 @@ class ReferenceLoader(Closing):
         self._reader: FilmReader | None = None
         self._frames: Iterator[tuple[int, FilmFrame]] = iter(())
         self._next_frame = 0
+        self._places: dict[int, tuple[int, float]] = {}  # of key frames that were read: time stamp, seconds
         self._closed, self._loading = Event(), Lock()
 
     def close(self) -> None:
@@ -238,12 +242,15 @@ class ReferenceLoader(Closing):
         root = _root(self._project, number)
         with self._loading:
             self._check_open()
-            if root not in self._made:
+            reference = self._made.pop(root, None)
+            if reference is None:
                 picture, origin = self._picture(root)
-                self._made[root] = self._colorizer.reference(picture, origin=origin)
-            reference = self._made[root]
+                reference = self._colorizer.reference(picture, origin=origin)
+            self._made[root] = reference  # behind those that were used before
             for each in [each for each in self._made if self._last_use[each] <= number]:
                 del self._made[each]
+            if len(self._made) > _MOST_REFERENCES:
+                del self._made[next(iter(self._made))]
         return reference
 
     def _check_open(self) -> None:
@@ -262,6 +269,8 @@ class ReferenceLoader(Closing):
 
     def _key_frame(self, wanted: int) -> NDArray[np.uint8]:
         if self._reader is None or wanted < self._next_frame:
+            if (known := self._sought(wanted)) is not None:
+                return known
             self._rewind()
             self._reader = FilmReader(self._film, start_s=self._start_s, strict=False)
             self._frames = enumerate(self._reader)
@@ -269,8 +278,21 @@ class ReferenceLoader(Closing):
             self._check_open()
             self._next_frame = index + 1
             if index == wanted:
+                self._places[wanted] = frame.pts, self._reader._seconds(frame.pts * frame.time_base)
                 return frame.grey()
         raise FilmError(self._film, f"it has no frame {wanted}, which the project names: was it made for another film?")
+
+    def _sought(self, wanted: int) -> NDArray[np.uint8] | None:
+        """A key frame that was read before, without reading the film up to it; None where that does not find it."""
+        if wanted not in self._places:
+            return None
+        pts, time_s = self._places[wanted]
+        start_s = max(0.0, time_s - 2e-6)  # a reader's range is exact to a microsecond
+        with contextlib.suppress(FilmError), FilmReader(self._film, start_s=start_s, strict=False) as reader:
+            frame = next(iter(reader))
+            if frame.pts == pts:
+                return frame.grey()
+        return None
 
 
 def load_reference(choice: ReferenceChoice, project: Project, film: Path | str, colorizer: Colorizer) -> Reference:
@@ -316,16 +338,19 @@ class _Similarities:
 def _earlier(
     embeddings: NDArray[np.float32] | None, choices: Sequence[ReferenceChoice], furthest: float
 ) -> ReferenceChoice | None:
-    """For the scene after those of `choices`, the reference of the one that looks most like it, if any does."""
-    if embeddings is None or not choices or furthest <= 0:
+    """For the scene after those of `choices`, the reference of the one that looks most like it, if any does.
+
+    Scenes that took another's are passed over: step by step a chain of them would lead to a picture unlike this one.
+    """
+    own = [place for place, choice in enumerate(choices) if choice.scene is None]
+    if embeddings is None or not own or furthest <= 0:
         return None
-    distances = np.linalg.norm(embeddings[: len(choices)] - embeddings[len(choices)], axis=1)
+    distances = np.linalg.norm(embeddings[own] - embeddings[len(choices)], axis=1)
     nearest = int(np.argmin(distances))
     if distances[nearest] > furthest:
         return None
-    # of a scene that itself took an earlier one's: that one's
-    number = choices[nearest].scene or nearest + 1
-    return ReferenceChoice(origin="earlier", scene=number, similarity=_similarity(float(distances[nearest])))
+    similarity = _similarity(float(distances[nearest]))
+    return ReferenceChoice(origin="earlier", scene=own[nearest] + 1, similarity=similarity)
 
 
 def _photograph(

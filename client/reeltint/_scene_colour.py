@@ -1,8 +1,8 @@
 """The colour of a film scene by scene, at the network's resolution.
 
-Frames are coloured by their scene's reference, saturated and smoothed; where two scenes dissolve into each other both
-colour the frame and the results are cross-faded. What the network is sent is a reduced frame; `Colorizer.merge` gives
-the colour to the whole one.
+Frames are coloured by their scene's reference, smoothed and saturated; where two scenes dissolve into each other both
+colour the frame and the results are cross-faded. In a fade a frame shows one scene alone, and that one colours it. What
+the network is sent is a reduced frame; `Colorizer.merge` gives the colour to the whole one.
 """
 
 import logging
@@ -21,6 +21,7 @@ from reeltint._codec import ColorBatch, Frames, Reference
 from reeltint._colorizer import Colorizer
 from reeltint._errors import FilmError
 from reeltint._film import FilmFrame
+from reeltint._scene_signals import HEIGHT, WIDTH
 from reeltint._smoothing import Smoother
 from reeltint._thumbnail import resized
 
@@ -31,6 +32,8 @@ logger = logging.getLogger("reeltint")
 
 Plane = NDArray[np.float32]
 _USUAL_SIDE = 256
+_RISEN = 1.5  # times the least contrast of a fade so far, and a grey level: flicker stays below, the new scene comes up
+_SHARED = 1e-6  # weight of a transition's frames in their scene's confidence: they tell where there are no others
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -56,6 +59,16 @@ class Coloured:
 
 
 @dataclass(slots=True, eq=False)
+class _Part:
+    """A frame for one of its scenes to colour."""
+
+    coloured: Coloured
+    small: Frames  # reduced
+    weight: float  # of this scene's colour in it
+    alone: bool  # it is of no other scene
+
+
+@dataclass(slots=True, eq=False)
 class _Run:
     """Frames of one scene that are coloured one after another: all of it, or the part that is wanted."""
 
@@ -64,8 +77,9 @@ class _Run:
     end: int
     smoother: Smoother
     reference: Reference | None = None
-    batch: list[tuple[int, Coloured, Frames]] = field(default_factory=list)  # with the reduced frame
-    smoothed: deque[tuple[int, Coloured]] = field(default_factory=deque)  # in the smoother
+    batch: list[_Part] = field(default_factory=list)  # to be sent; the last frame that came is always here
+    smoothed: deque[_Part] = field(default_factory=deque)  # in the smoother
+    least: float = np.inf  # contrast in the fade into it, so far
 
 
 class SceneColours:
@@ -98,11 +112,10 @@ class SceneColours:
         self._only = set(only)
         self._side = 2 * (colorizer._network_side() or _USUAL_SIDE)
         self._to_come = deque(run for run in _runs(scenes, self._only) if run.end > first)
-        self._open: list[_Run] = []  # not all of their frames have been handed on
-        self._sent: deque[tuple[_Run, list[tuple[int, Coloured, Frames]]]] = deque()
+        self._sent: deque[tuple[_Run, list[_Part], bool]] = deque()  # and whether the smoother is to be emptied then
         self._order: deque[Coloured] = deque()
         self._coming: Future[Reference] | None = None  # the reference of the first run to come
-        self._confidence: dict[int, list[float]] = {}  # sum and count
+        self._confidence: dict[int, list[float]] = {}  # sum and weight
         self.next = first
         """Index of the frame after the last that came."""
 
@@ -110,11 +123,12 @@ class SceneColours:
     def confidences(self) -> dict[int, float]:
         """Mean confidence of each scene that was to be coloured, by its number.
 
+        Frames of a transition show another scene, or black: they count for a scene that has no others.
         Of a scene that shares only a dissolve with one of `only` nothing is said: those frames are no measure of it.
         """
         return {
-            number: total / count
-            for number, (total, count) in sorted(self._confidence.items())
+            number: total / weight
+            for number, (total, weight) in sorted(self._confidence.items())
             if not self._only or number in self._only
         }
 
@@ -146,9 +160,6 @@ class SceneColours:
             failure = error
         finally:
             loader.shutdown(wait=False, cancel_futures=True)
-        for run in self._open:
-            self._hand_on(run, run.smoother.finish())
-        yield from self._done()
         if failure is not None:
             raise failure
 
@@ -165,26 +176,29 @@ class SceneColours:
                     raise FilmError(film, f"it has more frames than the {last} of its scenes", frame.time_s)
                 for run in here:
                     if run.end == index and run.batch:
-                        yield self._send(run)
+                        yield self._send(run, ends=True)
                 here = [run for run in here if run.end > index] + self._begin(index, loader)
-                coloured = Coloured(frame=frame, missing=len(here))
-                self._order.append(coloured)
-                self.next = index + 1
+                coloured = Coloured(frame=frame)
                 if here:
                     coloured.grey = frame.grey()
                     small = reduced(coloured.grey, self._side)
+                    takers = self._takers(here, small)
                     for run in here:
-                        run.batch.append((index, coloured, small))
-                else:
+                        if run.batch and (run not in takers or len(run.batch) == self._batch):
+                            yield self._send(run, ends=run not in takers)
+                    for run in takers:
+                        weight = _weight(self._scenes, run.number, index) if len(takers) > 1 else 1.0
+                        run.batch.append(_Part(coloured, small, weight, len(here) == 1))
+                    coloured.missing = len(takers)
+                self._order.append(coloured)
+                self.next = index + 1
+                if not here:
                     yield _nothing()  # or the frame would wait for the next scene's first answer
-                for run in here:
-                    if len(run.batch) == self._batch:
-                        yield self._send(run)
         except FilmError as error:
             failure = error
         for run in here:
             if run.batch:
-                yield self._send(run)
+                yield self._send(run, ends=True)
         if failure is not None:
             raise failure
 
@@ -197,41 +211,52 @@ class SceneColours:
             assert reference is not None
             run.reference = reference.result()
             begun.append(run)
-        self._open += begun
         return begun
+
+    def _takers(self, here: list[_Run], small: Frames) -> list[_Run]:
+        """Those of a frame's scenes that colour it: all, but in a fade the first until light returns, then the second.
+
+        Light is taken by its contrast, which tells black from a dark picture however grey it is, and white as well.
+        """
+        if len(here) == 1 or self._scenes[here[1].number - 1].scene.transition != "fade":
+            return here
+        first, second = here
+        contrast = float(resized(small, HEIGHT, WIDTH).std())
+        second.least = min(second.least, contrast)
+        return [second if contrast > _RISEN * second.least + 1 else first]
 
     def _ask(self, loader: ThreadPoolExecutor) -> None:
         if self._to_come:
             self._coming = loader.submit(self._load, self._to_come[0].number)
 
-    def _send(self, run: _Run) -> Coroutine[Any, Any, ColorBatch]:
-        self._sent.append((run, run.batch))
-        small = np.stack([small for _, _, small in run.batch])
+    def _send(self, run: _Run, *, ends: bool) -> Coroutine[Any, Any, ColorBatch]:
+        self._sent.append((run, run.batch, ends))
+        small = np.stack([part.small for part in run.batch])
         run.batch = []
         return self._colorizer._colorizer.colorize(small, output="ab", reference=run.reference)
 
     def _take(self, answer: ColorBatch) -> None:
-        """Put a batch's ab through its scene's saturation and smoothing."""
-        run, batch = self._sent.popleft()
-        planned = self._scenes[run.number - 1]
+        """Put a batch's ab through its scene's smoothing."""
+        run, batch, ends = self._sent.popleft()
         assert answer.ab is not None
-        if answer.confidence is not None:
-            total = self._confidence.setdefault(run.number, [0.0, 0])
-            total[0] += float(answer.confidence.mean(dtype=np.float64)) * len(batch)
-            total[1] += len(batch)
-        ab = answer.ab if planned.saturation == 1 else answer.ab * np.float32(planned.saturation)
-        for (index, coloured, small), plane in zip(batch, ab, strict=True):
-            run.smoothed.append((index, coloured))
-            lightness = lightness_of(small, plane.shape[1:]) if run.smoother.strength else plane[0]
-            self._hand_on(run, run.smoother.push(plane, lightness))
-            if index == run.end - 1:
-                self._hand_on(run, run.smoother.finish())
-                self._open.remove(run)
+        sure = [None] * len(batch) if answer.confidence is None else answer.confidence[:, 0]
+        for part, plane, confidence in zip(batch, answer.ab, sure, strict=True):
+            if confidence is not None:
+                weight = part.weight * (1 if part.alone else _SHARED)
+                total = self._confidence.setdefault(run.number, [0.0, 0.0])
+                total[0] += weight * float(confidence.mean(dtype=np.float64))
+                total[1] += weight
+            run.smoothed.append(part)
+            lightness = lightness_of(part.small, plane.shape[1:]) if run.smoother.strength else plane[0]
+            self._hand_on(run, run.smoother.push(plane, lightness, confidence))
+        if ends:
+            self._hand_on(run, run.smoother.finish())
 
     def _hand_on(self, run: _Run, planes: Iterable[Plane]) -> None:
+        saturation = np.float32(self._scenes[run.number - 1].saturation)
         for plane in planes:
-            index, coloured = run.smoothed.popleft()
-            coloured.add(plane, _weight(self._scenes, run.number, index))
+            part = run.smoothed.popleft()
+            part.coloured.add(plane if saturation == 1 else saturation * plane, part.weight)
 
     def _done(self) -> Iterator[Coloured]:
         while self._order and not self._order[0].missing:

@@ -2,7 +2,8 @@
 
 A running average of earlier frames against flicker is paper 5's idea. Here it looks forwards as well as backwards,
 stays inside the scene, and stops for each place where the luma changes, so that nothing that moves leaves its colour
-behind.
+behind. Frames that are surer of a place's colour count for more: a hand that the network lost for a moment keeps its
+colour.
 """
 
 from collections import deque
@@ -18,13 +19,17 @@ Plane = NDArray[np.float32]
 REACH = 6  # frames before and after that count
 _LUMA_GATE = 2.0  # a change of this many L* at a place leaves a frame 1/e of its weight
 _COLOUR_GATE = 8.0  # and so does one of as many units of ab: what is this far is another thing, not flicker
+_DOUBT = 100.0  # by so many units a colour of no confidence widens its gate
+_TRUST = 16  # power of the confidence that a frame counts by
+_LEAST = np.float32(1e-3)  # confidence
 
 
 class Smoother:
     """Smooths the ab of one scene, frame by frame, with a look-ahead of `reach` frames.
 
     A frame counts for a place by exp(-(d/2)²), d being the largest change of L* there on the way to it, each averaged
-    over 3 x 3 places, and by exp(-(c/8)²), c being the distance of its ab.
+    over 3 x 3 places; by exp(-(c/g)²), c being the distance of its ab and g = 8 + 100 (1 - p), p being the place's own
+    confidence; and by (q/p)^16, q being its confidence.
 
     Args:
         strength: 0 leaves every frame as it is, 1 takes the average alone, between them both are mixed.
@@ -42,15 +47,17 @@ class Smoother:
         self.strength, self.reach = strength, reach
         self._ab: deque[Plane] = deque()
         self._lightness: deque[Plane] = deque()
+        self._confidence: deque[Plane] = deque()
         self._steps: deque[Plane] = deque()  # of L*, from each frame to the next
         self._next = 0  # index in these of the next frame to hand out
 
-    def push(self, ab: Plane, lightness: Plane) -> list[Plane]:
+    def push(self, ab: Plane, lightness: Plane, confidence: Plane | None = None) -> list[Plane]:
         """Take the scene's next frame.
 
         Args:
             ab: [2, s, s], a* and b*.
             lightness: [s, s], L* of the same frame, 0..100, averaged down to that size.
+            confidence: [s, s], 0 to 1, how sure the network is of `ab`; None: of all of it.
 
         Returns:
             The ab of the frames that are done, in order: at most one.
@@ -60,12 +67,15 @@ class Smoother:
         """
         if ab.ndim != 3 or ab.shape[1:] != lightness.shape or (self._ab and ab.shape != self._ab[-1].shape):
             raise InvalidRequest(f"smoothing: ab {list(ab.shape)} and lightness {list(lightness.shape)} do not agree")
+        if confidence is not None and confidence.shape != lightness.shape:
+            raise InvalidRequest(f"smoothing: confidence {list(confidence.shape)} and lightness do not agree")
         if self.strength == 0:
             return [ab]
         if self._lightness:
             self._steps.append(_blur(np.abs(lightness - self._lightness[-1])))
         self._ab.append(ab)
         self._lightness.append(lightness)
+        self._confidence.append(np.ones_like(lightness) if confidence is None else np.maximum(confidence, _LEAST))
         return [self._hand_out()] if len(self._ab) > self._next + self.reach else []
 
     def finish(self) -> list[Plane]:
@@ -73,6 +83,7 @@ class Smoother:
         rest = [self._hand_out() for _ in range(len(self._ab) - self._next)]
         self._ab.clear()
         self._lightness.clear()
+        self._confidence.clear()
         self._steps.clear()
         self._next = 0
         return rest
@@ -86,10 +97,13 @@ class Smoother:
         change[:here] = np.maximum(change[:here], _largest(steps[here - 1 :: -1] if here else [])[::-1])
         change[here + 1 :] = np.maximum(change[here + 1 :], _largest(steps[here : last - 1]))
         distance = np.square(window - window[here]).sum(1)
-        weights = np.exp(-np.square(change / _LUMA_GATE) - distance / _COLOUR_GATE**2)[:, None]
+        confidence = np.stack([self._confidence[k] for k in range(last)])
+        gate = _COLOUR_GATE + _DOUBT * (1 - confidence[here])
+        trust = np.minimum(confidence / confidence[here], 10) ** _TRUST  # 1e16 is as good as alone
+        weights = (trust * np.exp(-np.square(change / _LUMA_GATE) - distance / gate**2))[:, None]
         smooth = (weights * window).sum(0) / weights.sum(0)
         if here == self.reach:
-            for store in (self._ab, self._lightness, self._steps):
+            for store in (self._ab, self._lightness, self._confidence, self._steps):
                 store.popleft()
         else:
             self._next += 1

@@ -17,6 +17,7 @@ from reeltint import Colorizer, FilmError, InvalidRequest
 from reeltint._colorize import colorize_film
 from reeltint._film import FilmReader, write_still
 from reeltint._film_chroma import ChromaReader
+from reeltint._library import Library, default_folder
 from reeltint._project import PlannedScene, Project, ReferenceChoice, write_project
 from reeltint._scenes import Scene, Transition
 from skimage import data
@@ -105,11 +106,17 @@ def test_scenes_are_found_and_coloured(triton: str, film: Path, tmp_path: Path) 
     assert distance(result[5][1], np.full_like(result[5][1], 128)) > 2
 
 
-def test_without_references_each_scene_keeps_its_own_colours(triton: str, film: Path, tmp_path: Path) -> None:
+def test_without_references_each_scene_keeps_its_own_colours(
+    triton: str, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    with Colorizer(triton) as colorizer, Library(default_folder(), colorizer.embed, create=True) as library:
+        library.add([film.with_name("cup.png")])
     done = run(film, tmp_path / "color.mp4", "--server", triton, "--json", "--smoothing", 0)
     (report,) = json.loads(done.stdout)["reports"]
     assert {scene["origin"] for scene in report["scenes"]} <= {"automatic", "earlier"}
     assert report["scenes"][0]["origin"] == "automatic"
+    assert f"--library {default_folder()} would search your library, photographs in it: 1" in done.stderr
 
 
 def test_the_dissolve_goes_from_one_reference_to_the_other(triton: str, film: Path, tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ import onnxruntime
 import pytest
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from films import make_film
 from numpy.typing import NDArray
 from PIL import Image
-from reeltint import Colorizer
+from reeltint import Colorizer, Reference
+from reeltint._codec import ColorBatch
 from reeltint._errors import FilmError, InvalidRequest
 from reeltint._film_read import FilmFrame, FilmReader
 from reeltint._library import Library
@@ -151,6 +153,65 @@ def test_the_order_of_choice(server: InProcess, tmp_path: Path) -> None:
     write_project(tmp_path / "film.scenes.json", project)
     again = read_project(tmp_path / "film.scenes.json")
     assert [planned.reference.path for planned in again.scenes] == [choice.path for choice in choices]
+
+
+class ByLevel:
+    """Embeds flat pictures: their grey level in degrees, as a direction; colours and encodes them as they are."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def embed(self, frames: Frames) -> NDArray[np.float32]:
+        angle = np.radians(frames.mean((1, 2)))
+        return np.asarray(np.stack([np.cos(angle), np.sin(angle)], 1), np.float32)
+
+    def colorize(self, frames: Frames, *, output: str) -> ColorBatch:
+        return ColorBatch(frames=frames, rgb=np.repeat(frames[..., None], 3, -1))
+
+    def reference(self, picture: Frames, *, origin: str) -> Reference:
+        self.made.append(origin)
+        keys = picture[..., 0].astype(np.float32)
+        return Reference(keys=keys, ab=np.zeros((2, keys.shape[1]), np.float32), origin=origin)
+
+
+def test_likeness_does_not_go_from_scene_to_scene(tmp_path: Path) -> None:
+    """The second looks like the first, the third like the second but not like the first: it has its own reference."""
+    levels = (10, 50, 90, 52, 45)
+    scenes = _film(tmp_path / "film.mkv", [[np.full((HEIGHT, WIDTH), level, np.uint8)] * 6 for level in levels])
+    project = plan(tmp_path / "film.mkv", cast(Colorizer, ByLevel()), scenes=scenes)
+    choices = [planned.reference for planned in project.scenes]
+    assert [choice.scene for choice in choices] == [None, 1, None, 3, 1]
+    found = [choice.similarity for choice in choices if choice.similarity is not None]
+    assert found == pytest.approx(np.cos(np.radians([40, 38, 35])), abs=1e-3)  # to the scene that is named
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "ffv1"])
+def test_references_that_are_kept_are_few_and_come_back_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str
+) -> None:
+    """Those of photographs are made from these, the others from their key frames, which are sought in the film."""
+    monkeypatch.setattr("reeltint._references._MOST_REFERENCES", 2)
+    film, count = tmp_path / "film.mkv", 6
+    make_film(film, encoder=encoder, width=WIDTH, height=HEIGHT, pts=range(240), gop=100)
+    Image.fromarray(data.coffee()).save(tmp_path / "still.png")
+    own = [ReferenceChoice(origin="automatic", frame=30 * n + 7) for n in range(count)]
+    own[2] = ReferenceChoice(origin="given", path=tmp_path / "still.png")
+    project = _project(*own, *(ReferenceChoice(origin="earlier", scene=n + 1) for n in range(count)))
+    server = ByLevel()
+    with ReferenceLoader(project, film, cast(Colorizer, server)) as loader:
+        first = []
+        for number in range(1, 2 * count + 1):
+            first.append(loader.load(number))
+            assert len(loader._made) <= 2
+        assert loader._next_frame == 30 * count - 22  # nothing was read from the start again
+        assert len(server.made) == 2 * count - 2
+        loader._places = {frame: (-1, time_s) for frame, (_, time_s) in loader._places.items()}
+        first.append(loader.load(count + 4))  # what is found is not that frame: the film is read from the start
+        assert loader._next_frame == 98
+    for one, again in zip([*first[:count], first[3]], first[count:], strict=True):
+        assert one.origin == again.origin
+        assert np.array_equal(one.keys, again.keys)
+    assert len({reference.keys.tobytes() for reference in first}) == count
 
 
 def test_a_photograph_that_has_gone_is_not_chosen(server: InProcess, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import numpy as np
 import pytest
 from films import make_film
 from reeltint import Colorizer, Reference
-from reeltint._codec import ColorBatch
+from reeltint._codec import ColorBatch, Frames
 from reeltint._colorize import _frames_before
 from reeltint._film import FilmFrame, FilmReader
 from reeltint._project import PlannedScene, ReferenceChoice
 from reeltint._scene_colour import SceneColours, _left_behind, _runs, _weight, lightness_of, reduced
 from reeltint._scenes import Scene
-from skimage import color, measure
+from skimage import color, data, measure
 
 
 def scenes(*ranges: tuple[int, int]) -> list[PlannedScene]:
@@ -87,14 +88,14 @@ def test_shares_of_a_cross_fade() -> None:
 
 @pytest.fixture
 def colorizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Colorizer]:
-    """It answers grey, and is sure of it, without a server."""
+    """It answers the reference's one colour, and is sure of it, without a server."""
 
-    async def grey(frames: Any, **_: Any) -> ColorBatch:
-        ab, confidence = (np.full((len(frames), planes, 40, 40), 2 - planes, np.float32) for planes in (2, 1))
-        return ColorBatch(frames=frames, ab=ab, confidence=confidence)
+    async def plain(frames: Any, *, reference: Reference, **_: Any) -> ColorBatch:
+        ab = np.full((len(frames), 2, 40, 40), reference.ab[0, 0], np.float32)
+        return ColorBatch(frames=frames, ab=ab, confidence=np.ones((len(frames), 1, 40, 40), np.float32))
 
     with Colorizer("127.0.0.1:1") as colorizer:
-        monkeypatch.setattr(colorizer._colorizer, "colorize", grey)
+        monkeypatch.setattr(colorizer._colorizer, "colorize", plain)
         monkeypatch.setattr(colorizer, "_network_side", lambda: 160)
         yield colorizer
 
@@ -102,16 +103,22 @@ def colorizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Colorizer]:
 REFERENCE = Reference(keys=np.zeros((1, 1), np.float32), ab=np.zeros((2, 1), np.float32))
 
 
-class Film:
-    """Small frames; counts how many were read."""
+def colour_of(number: int) -> Reference:
+    """A reference that colours everything alike: a* and b* are ten times the scene's number."""
+    return Reference(keys=np.zeros((1, 1), np.float32), ab=np.full((2, 1), 10 * number, np.float32))
 
-    def __init__(self, count: int) -> None:
+
+class Film:
+    """Small frames, black where nothing else is asked for; counts how many were read."""
+
+    def __init__(self, count: int, picture: Callable[[int], Frames] | None = None) -> None:
         self.count, self.read = count, 0
+        self.picture = picture or (lambda _: np.zeros((36, 64), np.uint8))
 
     def __iter__(self) -> Iterator[FilmFrame]:
-        luma = np.zeros((36, 64), np.uint8)
         for pts in range(self.count):
             self.read = pts + 1
+            luma = self.picture(pts)
             yield FilmFrame(luma=luma, bit_depth=8, full_range=True, pts=pts, duration=1, time_base=Fraction(1, 24))
 
 
@@ -125,6 +132,95 @@ def test_frames_that_keep_their_colour_do_not_wait(colorizer: Colorizer, only: l
         held = max(held, film.read - count)
     assert count == 700
     assert held <= 6 * 8 + 6 + 8  # batches under way, frames that the smoother looks ahead to, a batch
+
+
+DARK, OUT, IN = [0.0] * 3, [0.8, 0.6, 0.4, 0.2], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("fade", "black", "switch"),
+    [
+        pytest.param([*OUT, *DARK, *IN], 0, 7, id="out and in"),
+        pytest.param([*OUT, *DARK, *IN], 30, 7, id="grey black"),
+        pytest.param([*OUT, *DARK, *IN], 255, 7, id="through white"),
+        pytest.param([*OUT, *DARK, 0, 0, 0], 0, 10, id="out, then a cut"),
+        pytest.param([*DARK, *IN], 0, 3, id="in after a cut"),
+        pytest.param([1, *OUT, *DARK, 1, 1], 0, 8, id="entered too long"),
+    ],
+)
+@pytest.mark.parametrize("only", [[], [1], [2]])
+def test_a_fade_shows_one_scene_at_a_time(
+    colorizer: Colorizer, fade: list[float], black: int, switch: int, only: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to its darkest frame the first, then the second; the server sees each frame once."""
+    flicker = np.random.default_rng(0).uniform(0.9, 1.1, 40 + len(fade))
+    photograph = data.camera()[::8, ::8][:36, :64].astype(float)
+
+    def picture(index: int) -> Frames:
+        light = fade[index - 20] if 20 <= index < 20 + len(fade) else 1.0
+        grey = black + (photograph * flicker[index] - black) * light
+        return np.asarray(np.clip(grey, 0, 255), np.uint8)
+
+    sent = list[int]()
+    plain: Any = colorizer._colorizer.colorize
+
+    def counted(frames: Frames, **options: Any) -> Any:
+        sent.append(len(frames))
+        return plain(frames, **options)
+
+    monkeypatch.setattr(colorizer._colorizer, "colorize", counted)
+    one, two = scenes((0, 20 + len(fade)), (20, 40 + len(fade)))
+    planned = [one, replace(two, scene=replace(two.scene, transition="fade"))]
+    film = Film(40 + len(fade), picture)
+    found = list(SceneColours(colorizer, planned, colour_of, batch=8, only=only).iterate(film, Path("film")))
+    assert [each.frame.pts for each in found] == list(range(film.count))
+    colours = [None if each.ab is None else float(each.ab.mean()) for each in found]
+    expected = [10.0] * (20 + switch) + [20.0] * (20 + len(fade) - switch)
+    wanted = range(0 if only != [2] else 20, film.count if only != [1] else 20 + len(fade))
+    assert [index for index, colour in enumerate(colours) if colour is not None] == list(wanted)
+    assert [colours[index] for index in wanted] == pytest.approx([expected[index] for index in wanted])
+    assert sum(sent) == len(wanted)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.8])
+def test_saturation_comes_after_smoothing(
+    colorizer: Colorizer, monkeypatch: pytest.MonkeyPatch, smoothing: float
+) -> None:
+    """What the smoother takes for flicker does not depend on how strong the colours are to be."""
+    results = []
+    for saturation in (1.0, 2.0, 0.0):
+        rng = np.random.default_rng(0)
+
+        async def flickering(frames: Any, *, rng: np.random.Generator = rng, **_: Any) -> ColorBatch:
+            return ColorBatch(frames=frames, ab=rng.normal(20, 3, (len(frames), 2, 40, 40)).astype(np.float32))
+
+        monkeypatch.setattr(colorizer._colorizer, "colorize", flickering)
+        (scene,) = scenes((0, 20))
+        planned = [replace(scene, saturation=saturation, smoothing=smoothing)]
+        found = SceneColours(colorizer, planned, lambda _: REFERENCE, batch=8).iterate(Film(20), Path("film"))
+        results.append(np.stack([each.ab for each in found if each.ab is not None]))
+    usual, strong, none = results
+    assert np.allclose(strong, 2 * usual, atol=1e-4)
+    assert not none.any()
+    assert (np.diff(usual, axis=0).std() < 3.5) == (smoothing > 0)  # 4.2 as it came
+
+
+def test_confidence_is_that_of_the_frames_of_one_scene(colorizer: Colorizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scene 2 has 3 frames between long dissolves, scene 3 nothing but dissolves, scene 5 comes up from black."""
+    planned = scenes((0, 40), (20, 63), (43, 80), (63, 100), (90, 110))
+    planned[4] = replace(planned[4], scene=replace(planned[4].scene, transition="fade"))
+    alone = [*range(20), *range(40, 43), *range(80, 90), *range(100, 110)]
+
+    async def answer(frames: Any, **_: Any) -> ColorBatch:
+        ab = np.zeros((len(frames), 2, 40, 40), np.float32)
+        sure = frames.max((1, 2)).astype(np.float32) / 100
+        return ColorBatch(frames=frames, ab=ab, confidence=np.tile(sure[:, None, None, None], (1, 1, 40, 40)))
+
+    monkeypatch.setattr(colorizer._colorizer, "colorize", answer)
+    film = Film(110, lambda index: np.full((36, 64), 90 if index in alone else 30, np.uint8))
+    colours = SceneColours(colorizer, planned, lambda _: REFERENCE, batch=8)
+    list(colours.iterate(film, Path("film")))
+    assert colours.confidences == pytest.approx({1: 0.9, 2: 0.9, 3: 0.3, 4: 0.9, 5: 0.9}, abs=1e-3)
 
 
 def test_confidence_is_told_of_the_scenes_that_are_wanted(colorizer: Colorizer) -> None:

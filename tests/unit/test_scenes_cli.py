@@ -16,6 +16,7 @@ from reeltint._cli import main
 from reeltint._cli.scenes import timecode
 from reeltint._errors import FilmError
 from reeltint._film import read_still
+from reeltint._library import Library, NewPhotograph, default_folder
 from reeltint._project import read_project
 from scene_films import Shot, joins, pan, photographs, render, write_film
 
@@ -118,6 +119,34 @@ def test_out_compares_scenes(film: Path, tmp_path: Path, monkeypatch: pytest.Mon
             ("earlier", 1),
             ("earlier", 1),
         ]
+
+
+def test_a_library_that_nobody_names_is_told(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a scene is left to automatic colour; it is not searched."""
+    alike = Alike()
+    monkeypatch.setattr(scenes_command, "connect", lambda *_: contextlib.nullcontext(alike))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+
+    def told(*arguments: object) -> bool:
+        (tmp_path / "reel.json").unlink(missing_ok=True)
+        assert run(monkeypatch, film, "--out", tmp_path / "reel.json", *arguments) == 0
+        origins = [planned.reference.origin for planned in read_project(tmp_path / "reel.json").scenes]
+        assert origins[0] == "automatic"
+        err = capsys.readouterr().err
+        line = f"--library {default_folder()} would search your library, photographs in it: 1\n"
+        assert ("library" in err) == (line in err)
+        return line in err
+
+    assert not told()
+    with Library(default_folder(), alike.embed, create=True) as library:
+        assert not told()
+        vector = np.array([1, 0, 0, 0], np.float32)
+        library.insert([NewPhotograph(path=tmp_path / "a.png", digest=b"a", width=1, height=1, embedding=vector)])
+    assert told()
+    assert not told("--library", default_folder())
+    assert not told("--no-server")
 
 
 def test_what_cannot_be_written_is_told_before_the_pass(

@@ -60,6 +60,33 @@ def test_what_the_luma_hides_but_colour_shows_is_kept() -> None:
     assert np.abs(smoothed(ab, np.full((12, SIDE, SIDE), 50, np.float32)) - ab).max() < 0.01
 
 
+def test_a_colour_that_is_lost_for_a_moment_is_kept_by_the_surer_frames() -> None:
+    ab = np.zeros((9, 2, SIDE, SIDE), np.float32)
+    ab[:, 0] = 30
+    ab[4] = 0
+    still = np.full((SIDE, SIDE), 50, np.float32)
+    for doubt, expected in ((0.0, 0.0), (0.5, 30.0)):
+        smoother, done = Smoother(1.0), []
+        for index, frame in enumerate(ab):
+            done += smoother.push(frame, still, np.full((SIDE, SIDE), 0.97 - doubt * (index == 4), np.float32))
+        done += smoother.finish()
+        assert np.abs(done[4][0] - expected).max() < 0.5  # as sure as the others it is another thing
+        assert np.abs(np.stack(done)[[0, 1, 2, 3, 5, 6, 7, 8], 0] - 30).max() < 0.5
+    assert Smoother(1.0, reach=1).push(ab[0], still, np.zeros((SIDE, SIDE), np.float32)) == []
+    with pytest.raises(InvalidRequest, match=r"confidence \[2, 2\]"):
+        Smoother(1.0).push(ab[0], still, np.ones((2, 2), np.float32))
+
+
+def test_confidence_that_is_0_everywhere_is_no_confidence_to_choose_by() -> None:
+    ab, still, none = noise(12, 1.0), np.full((SIDE, SIDE), 50, np.float32), np.zeros((SIDE, SIDE), np.float32)
+    smoother, done = Smoother(1.0), []
+    for frame in ab:
+        done += smoother.push(frame, still, none)
+    done += smoother.finish()
+    assert np.isfinite(done).all()
+    assert np.std(done) < np.std(ab)
+
+
 def test_something_that_passes_and_is_gone_divides_time() -> None:
     """Behind a hand that passed the luma is as before; colour must not be taken from the other side of it."""
     ab = np.zeros((9, 2, SIDE, SIDE), np.float32)

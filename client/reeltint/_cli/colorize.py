@@ -28,8 +28,9 @@ from reeltint._colorize import (
     colorize_stills,
 )
 from reeltint._colorizer import Colorizer
-from reeltint._errors import FilmError, InvalidRequest, ModelNotFound
+from reeltint._errors import FilmError, InvalidRequest, ModelNotFound, ReeltintError
 from reeltint._film import FilmReader
+from reeltint._library import Library, default_folder
 from reeltint._metrics import ClientMetrics
 from reeltint._tls import Tls
 
@@ -200,7 +201,6 @@ class _Choices:
         Raises:
             ReeltintError: The film, the library or the server failed.
         """
-        from reeltint._library import Library
         from reeltint._references import plan
 
         for name in ("saturation", "smoothing"):
@@ -348,6 +348,7 @@ def colorize(
                         on_frame=lambda done: progress.update(task, completed=done),
                     )
                 planned_s = time.perf_counter() - begun
+                tell_library(project, library)
             with _progress("frame", total) as (progress, task):
                 report = colorize_film(
                     source,
@@ -367,6 +368,16 @@ def colorize(
     _tell(reports, failures, target, as_json)
     if failures:
         raise typer.Exit(1)
+
+
+def tell_library(project: "Project", library: Path | None) -> None:
+    """Say on stderr that there is a default library, where none was searched and a scene found no reference."""
+    if library is not None or all(planned.reference.origin != "automatic" for planned in project.scenes):
+        return
+    with contextlib.suppress(ReeltintError, RuntimeError), Library(default_folder()) as opened:  # or there is no home
+        if count := len(opened):
+            told = f"--library {opened.folder} would search your library, photographs in it: {count}"
+            _console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def check_free(targets: Collection[Path], *, overwrite: bool) -> None:

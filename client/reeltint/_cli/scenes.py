@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from reeltint._cli.colorize import _progress, check_free, connect
+from reeltint._cli.colorize import _progress, check_free, connect, tell_library
 from reeltint._colorize import STILL_SUFFIXES
 from reeltint._errors import InvalidRequest, ReeltintError
 from reeltint._film import FilmReader, write_still
@@ -106,6 +106,8 @@ def scenes(
     if out is not None and project is not None:
         for number, why in wants_a_person(project).items():
             _console.print(f"scene {number}: {why}", highlight=False, soft_wrap=True)
+        if not no_server:
+            tell_library(project, library)
         write_project(out, project)
     if sheet is not None:
         with FilmReader(film, strict=strict) as reader:
