@@ -16,6 +16,8 @@ MODELS = ROOT / "model_repository"
 RESULTS = Path(__file__).parent / "results"
 CLIPS = Path(os.environ.get("REELTINT_CLIPS", ROOT.parent / "shared/data/clips.tar"))
 """Clips to measure on, which are not part of the project: a .tar file with a folder `color`."""
+PHOTOS = CLIPS.with_name("photos-val.tar")
+"""Photographs that nothing was trained on, beside the clips."""
 SIZES = {"480p": (480, 854), "1080p": (1080, 1920)}
 
 

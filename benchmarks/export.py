@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import CLIPS, MODELS, ROOT
+from common import CLIPS, MODELS, PHOTOS, ROOT
 
 COMMAND = Path(sys.executable).with_name("reeltint-export")
 CHECKPOINTS = {
@@ -61,7 +61,7 @@ def table(result: dict[str, Any]) -> str:
 
 def _unpack(folder: Path, photos: int) -> None:
     """Photographs evenly spread over those for validation, and with them all clips in colour."""
-    with tarfile.open(CLIPS.with_name("photos-val.tar")) as tar:
+    with tarfile.open(PHOTOS) as tar:
         members = sorted((member for member in tar if member.isfile()), key=lambda member: member.name)
         tar.extractall(folder, members[:: max(1, len(members) // photos)][:photos], filter="data")
     with tarfile.open(CLIPS) as tar:

@@ -1,9 +1,10 @@
 """Scene detection: cuts and gradual transitions found in joined shots, clean and damaged; and its speed.
 
-The film is made by tests/scene_films.py of the half of the clips that nothing was tuned on. A cut is found when one is
-reported within 1 frame of it, a dissolve or fade when one of either kind is reported whose frames in common are at
-least half of those that either has (intersection over union >= 0.5); each answer counts once. PySceneDetect's
-detectors run with their defaults, but for the shortest scene, 3 frames as ours; they report single frames.
+The film is made by tests/scene_films.py of the half of the clips that nothing was tuned on; without the clips, of pans
+over photographs, which the result says. A cut is found when one is reported within 1 frame of it, a dissolve or fade
+when one of either kind is reported whose frames in common are at least half of those that either has (intersection over
+union >= 0.5); each answer counts once. PySceneDetect's detectors run with their defaults, but for the shortest scene, 3
+frames as ours; they report single frames.
 """
 
 import itertools
@@ -26,7 +27,7 @@ from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector, ContentDetector, HashDetector, HistogramDetector
 
 sys.path.append(str(ROOT / "tests"))
-from scene_films import Frames, Join, clips, damage, draw_shots, joins, render, write_film
+from scene_films import CLIPS, Frames, Join, clips, damage, draw_shots, joins, render, write_film
 
 HALF, SEED, TRANSITIONS = 1, 1, 220
 SHAPE = (360, 640)
@@ -159,6 +160,7 @@ def measure() -> dict[str, Any]:
     truth = joins(shots)
     kinds = {kind: sum(join.kind == kind for join in truth) for kind in ("cut", "dissolve", "fade")}
     return {
+        "shots": "clips" if CLIPS.exists() else "pans over photographs",
         "transitions": kinds,
         "frames": sum(1 for _ in render(sources, shots)),
         "clean": compare(render(sources, shots), truth),
@@ -171,7 +173,7 @@ def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     kinds = ", ".join(f"{count} {kind}s" for kind, count in result["transitions"].items())
     lines = [
-        f"{result['frames']} frames, {kinds}. P / R / F1:",
+        f"{result['frames']} frames of {result.get('shots', 'clips')}, {kinds}. P / R / F1:",
         "",
         "| detector | cuts, clean | cuts, damaged | gradual, clean | gradual, damaged |",
         "|---|---|---|---|---|",

@@ -32,6 +32,7 @@ _PHOTOGRAPHS = (
     "immunohistochemistry",
     "hubble_deep_field",
 )
+_PANNED = 150  # frames over a photograph; two dissolves and what must show between them take 110
 _SAME_PLACE = ("intel_asl",)  # clips of one person in one room: a cut between them would be a jump cut
 
 
@@ -66,7 +67,7 @@ def clips(height: int, width: int, *, half: int | None = None) -> dict[str, Fram
     found: dict[str, Frames] = {}
     if not CLIPS.exists():
         every = photographs()
-        path = [(k / 89, 0.5, 1.5) for k in range(90)]
+        path = [(k / (_PANNED - 1), 0.5, 1.5) for k in range(_PANNED)]
         chosen = list(every)[half or 0 :: 1 if half is None else 2]
         return {name: np.stack(list(pan(every[name], height, width, path))) for name in chosen}
     with tarfile.open(CLIPS) as tar:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from reeltint_export.colour_graphs import OPSET
 from reeltint_export.precision import Storage as Storage
 
-_SMALL = 1024  # tensors up to this many elements (biases, bins, class weights) stay float32
+_SMALL = 16384  # tensors up to this many elements stay float32: they decide which colours and places are alike
 
 
 class ExportError(ValueError):

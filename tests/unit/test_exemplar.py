@@ -14,7 +14,7 @@ from reeltint_export.exemplar_export import exemplar_models
 from reeltint_training import clips
 from reeltint_training.checkpoints import CheckpointError, load_network, save_checkpoint, without_base
 from reeltint_training.clips import cdc, clips_of, colour_clip, flicker, measure_clip
-from reeltint_training.data import DataError, Photo, bend, make_batch, mix_pairs, to_lab
+from reeltint_training.data import DataError, Photo, bend, make_batch, mix_pairs, move_objects, to_lab
 from reeltint_training.losses import ExemplarLoss
 from reeltint_training.networks.exemplar import ExemplarNet
 from reeltint_training.networks.huenet import HueNet
@@ -77,15 +77,41 @@ def test_pairs_show_one_scene_and_are_made_harder() -> None:
     assert batch.shape == (16, 6, 64, 64)
     assert torch.equal(batch, again)
 
-    plain = torch.rand(64, 6, 32, 32) * 50 + 10
+    plain = torch.rand(256, 6, 32, 32) * 50 + 10
     mixed = mix_pairs(plain, torch.Generator().manual_seed(1))
     kept = (mixed[:, 0] == plain[:, 0]).flatten(1).all(1)
-    assert 0.3 < kept.float().mean() < 0.7  # half the frames get no object
+    assert 0.25 < kept.float().mean() < 0.45  # a third of the frames get no object
     colours = (mixed[:, 1:3] - plain[:, 1:3]).abs().flatten(1).amax(1)[kept] > 1e-3
     assert 0.15 < colours.float().mean() < 0.55  # a third has other colours
     turned = mixed[:, 1:3].norm(dim=1) / plain[:, 1:3].norm(dim=1)
     for each in turned[kept][colours]:
         assert each.std() < 0.01 or each.max() > 1.39  # all colours scaled alike, where none was clipped
+
+
+def test_objects_move_come_in_and_leave() -> None:
+    count, size = 512, 32
+    plain = torch.arange(count, dtype=torch.float32).view(-1, 1, 1, 1, 1).expand(count, 2, 3, size, size) / 10
+    moved = move_objects(plain.clone(), torch.Generator().manual_seed(2))
+    here, there = ((moved - plain).abs().amax(2) > 0).unbind(1)  # [B, S, S]: what is not the photograph's
+    frame, reference = here.flatten(1).any(1), there.flatten(1).any(1)
+    shares = [float(each.float().mean()) for each in (frame & reference, frame & ~reference, ~frame & reference)]
+    assert 0.4 < shares[0] < 0.65  # it moved
+    assert 0.06 < shares[1] < 0.2  # it came in
+    assert 0.06 < shares[2] < 0.2  # it left, and shows what was behind it
+    both = frame & reference
+    assert (here & there)[both].flatten(1).any(1).float().mean() < 0.9  # some are found in quite another place
+    assert torch.equal(moved, move_objects(plain.clone(), torch.Generator().manual_seed(2)))
+
+
+def test_a_first_match_turns_queries_and_leaves_them_alone_before_it_has_learned(photo: torch.Tensor) -> None:
+    fresh = ExemplarNet().eval()
+    keys, _ = fresh.remember(photo[:, :1] / 100, photo[:, 1:])
+    queries, _ = fresh.encode(photo[:, :1] / 100)
+    assert torch.allclose(fresh.seek(queries, keys), queries, atol=1e-6)
+    torch.nn.init.normal_(fresh.turn.weight, std=0.1)
+    turned, mirrored = fresh.seek(queries, keys), fresh.seek(queries, keys.flip(2))
+    assert torch.allclose(turned.norm(dim=1), torch.ones(()), atol=1e-4)
+    assert (turned - mirrored).abs().max() > 1e-3  # it depends on where in the reference things are
 
 
 def test_half_the_references_are_bent_a_little() -> None:
@@ -167,6 +193,14 @@ def test_the_reference_frame_is_not_counted(network: ExemplarNet) -> None:
     for row in ("automatic", "exemplar", "truth"):
         assert figures[row].cdc == pytest.approx(0, abs=1e-4)
         assert figures[row].flicker == pytest.approx(0, abs=0.01)
+
+
+def test_the_truth_is_averaged_like_what_it_is_compared_with(network: ExemplarNet) -> None:
+    even = np.array([[[200, 80, 40], [40, 90, 200]]], np.uint8)
+    pattern = np.tile(np.concatenate([even, even[:, ::-1]]), (32, 32, 1))  # of every four pixels two are alike
+    mirrored = np.ascontiguousarray(pattern[:, ::-1])
+    truth = measure_clip(network, [pattern, pattern, mirrored, pattern], 64)["truth"]
+    assert truth.cdc == pytest.approx(0, abs=1e-9)  # at half size nothing changes
 
 
 def _write_clip(path: Path, frames: list[Photo]) -> None:
@@ -285,3 +319,10 @@ def test_training_leaves_the_network_inside_as_it_was(tmp_path: Path) -> None:
     assert header["step"] == 2
     kept = inside.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in trained.base.state_dict().items())
+
+    whole = tmp_path / "whole.safetensors"
+    save_checkpoint(whole, trained.state_dict(), {"network": "exemplar"})
+    again, _, header = load_network(train(options, [folder], [folder], tmp_path / "again", start=whole))
+    assert "base" not in header  # it came with the weights of the network inside, and keeps them
+    assert isinstance(again, ExemplarNet)
+    assert all(torch.equal(value, kept[name]) for name, value in again.base.state_dict().items())

@@ -15,7 +15,17 @@ from safetensors import SafetensorError
 from reeltint_training.checkpoints import load_network, read_checkpoint, save_checkpoint
 from reeltint_training.clips import clips_of, measure_clip, summary
 from reeltint_training.data import SMALLEST, evenly, load_photos
-from reeltint_training.evaluate import Row, contact_sheet, evaluate, grey, row, table, true_colourfulness
+from reeltint_training.evaluate import (
+    Row,
+    contact_sheet,
+    evaluate,
+    evaluate_pairs,
+    grey,
+    pairs_table,
+    row,
+    table,
+    true_colourfulness,
+)
 from reeltint_training.networks import NETWORKS
 from reeltint_training.networks.exemplar import ExemplarNet
 from reeltint_training.networks.huenet import TEMPERATURE, HueNet
@@ -149,6 +159,30 @@ def clips_command(
         typer.echo(json.dumps({c: {row: asdict(f) for row, f in rows.items()} for c, rows in figures.items()}))
     else:
         typer.echo(summary(list(figures.values())))
+
+
+@app.command("pairs")
+def pairs_command(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Exemplar checkpoints, to be compared.")],
+    data: Annotated[list[Path], typer.Option(help="Photographs that none was trained on.")],
+    limit: Annotated[int, typer.Option(min=1, help="This many photographs, evenly spread.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed cuts the same pairs.")] = 0,
+    json_out: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+) -> None:
+    """Measure reference colouring on pairs: a frame and another view of the same photograph, in which objects move."""
+    with _one_sentence():
+        networks = {}
+        for path in checkpoints:
+            network, spec, _ = load_network(path, "exemplar")
+            assert isinstance(network, ExemplarNet)
+            networks[str(path)] = network
+        photos = evenly(load_photos(data, 5 * spec.size // 2), limit)
+        figures = evaluate_pairs(networks, photos, spec.size, seed)
+    if json_out:
+        rows = {name: {way: asdict(f) for way, f in ways.items()} for name, ways in figures.items()}
+        typer.echo(json.dumps({"pairs": len(photos), "size": spec.size, "seed": seed, "checkpoints": rows}))
+    else:
+        typer.echo(pairs_table(figures))
 
 
 @app.command("tune")

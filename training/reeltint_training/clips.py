@@ -21,8 +21,8 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.nn import functional
 
-from reeltint_training.color import lab_to_srgb
 from reeltint_training.data import SMALLEST, TAR_ERRORS, DataError, Photo, has_colour, to_lab
+from reeltint_training.evaluate import picture
 from reeltint_training.figures import colourfulness
 from reeltint_training.guided import guided_ab
 from reeltint_training.networks.exemplar import ExemplarNet
@@ -130,9 +130,13 @@ def colour_clip(network: ExemplarNet, lab: Tensor) -> dict[str, Tensor]:
             lightness = frame[:, :1] / 100
             queries, fine = network.encode(lightness)
             automatic = network.base.decode(network.base.classify(fine))
-            by_reference, _ = network.blend(lightness, fine, automatic, *network.carry(queries, keys, ab))
+            by_reference, _ = network.blend(
+                lightness, fine, automatic, *network.carry(network.seek(queries, keys), keys, ab)
+            )
             known = before or (keys, ab)
-            fed_back, _ = network.blend(lightness, fine, automatic, *network.carry(queries, *known))
+            fed_back, _ = network.blend(
+                lightness, fine, automatic, *network.carry(network.seek(queries, known[0]), *known)
+            )
             fed_back = fed_back.clamp(-_LOUDEST, _LOUDEST)  # or it grows without bounds
             before = queries.flatten(2), fed_back.flatten(2)
             flat = automatic.flatten(2)
@@ -175,7 +179,7 @@ def measure_clip(network: ExemplarNet, frames: Sequence[Photo], size: int, every
     stride = network.output_stride
     found["truth"] = functional.avg_pool2d(small[:, 1:], stride)
     lightness = functional.avg_pool2d(small[:, :1], stride)
-    half = [functional.avg_pool2d(to_lab(frame[None])[:, :1], 2) for frame in frames]
+    half = [functional.avg_pool2d(to_lab(frame[None]), 2) for frame in frames]
     tenth = max(1, len(frames) // 10)
     sample = range(1, len(frames), every)
     first, last = range(1, tenth + 1), range(len(frames) - tenth, len(frames))
@@ -186,17 +190,17 @@ def measure_clip(network: ExemplarNet, frames: Sequence[Photo], size: int, every
 
         def score(k: int, row: str = row, ab: Tensor = ab) -> tuple[float, float, float, float]:
             full = guided_ab(labs[k][:, :1], ab[k : k + 1], frames[k].shape[:2])
-            picture = frames[k] if row == "truth" else _picture(labs[k][:, :1], full)
-            error = np.mean((picture.astype(np.float32) - frames[k]) ** 2)
+            coloured = frames[k] if row == "truth" else picture(labs[k][:, :1], full)
+            error = np.mean((coloured.astype(np.float32) - frames[k]) ** 2)
             distance = (full - labs[k][:, 1:]).norm(dim=1).mean()
-            similar = structural_similarity(frames[k], picture, channel_axis=2)
+            similar = structural_similarity(frames[k], coloured, channel_axis=2)
             psnr = 10 * np.log10(255**2 / max(error, 1e-4))
-            return float(psnr), float(similar), float(distance), colourfulness(picture)
+            return float(psnr), float(similar), float(distance), colourfulness(coloured)
 
         def histogram(k: int, row: str = row, ab: Tensor = ab) -> NDArray[np.float64]:
-            if row == "truth":
-                return _histograms(frames[k][::2, ::2])
-            return _histograms(_picture(half[k], guided_ab(half[k], ab[k : k + 1], half[k].shape[2:])))
+            light, true_ab = half[k].split((1, 2), 1)
+            full = true_ab if row == "truth" else guided_ab(light, ab[k : k + 1], light.shape[2:])
+            return _histograms(picture(light, full))
 
         with ThreadPoolExecutor(2) as pool:
             scores = dict(zip(judged, pool.map(score, judged), strict=True))
@@ -214,9 +218,10 @@ def measure_clip(network: ExemplarNet, frames: Sequence[Photo], size: int, every
     return figures
 
 
-def summary(clips: Sequence[dict[str, ClipFigures]]) -> str:
-    """Means over clips as a Markdown table."""
-    lines = ["| | PSNR dB | SSIM | ab distance | colourfulness | CDC | flicker |", "|---|---|---|---|---|---|---|"]
+def summary(clips: Sequence[dict[str, ClipFigures]], label: str = "") -> str:
+    """Means over clips as a Markdown table; `label` says which clips."""
+    columns = (label, "PSNR dB", "SSIM", "ab distance", "colourfulness", "CDC", "flicker")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in clips[0]:
         psnr, ssim, distance, colour, change, flickers = (
             float(np.mean([getattr(clip[row], name) for clip in clips]))
@@ -257,9 +262,3 @@ def _jensen_shannon(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[n
 def _histograms(picture: Photo) -> NDArray[np.float64]:
     planes = picture.reshape(-1, 3).T
     return np.stack([np.bincount(plane, minlength=256) / plane.size for plane in planes])
-
-
-def _picture(lightness: Tensor, ab: Tensor) -> Photo:
-    rgb = lab_to_srgb(torch.cat([lightness, ab], 1))[0]
-    picture: Photo = (rgb.movedim(0, -1) * 255).round().to(torch.uint8).numpy()
-    return picture

@@ -201,39 +201,77 @@ def bend(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return functional.grid_sample(pictures, straight + flow.movedim(1, -1), padding_mode="border", align_corners=False)
 
 
+def move_objects(pair: Tensor, generator: torch.Generator) -> Tensor:
+    """Put an object cut out of another photograph into two thirds of the pairs, and a second into a third.
+
+    Three in five stand in both pictures, elsewhere, turned, larger or smaller, in another light: half of these near,
+    half anywhere. One in five is only in the frame, as if it had come in, one in five only in the reference: what was
+    behind it comes to light.
+
+    Args:
+        pair: [B, 2, 3, S, S]: the frame's L*, a*, b*, and the reference's.
+        generator: Of all that is drawn.
+    """
+    count, _, _, size, _ = pair.shape
+    axis = (torch.arange(size) + 0.5) * 2 / size - 1
+    across, down = torch.meshgrid(axis, axis, indexing="xy")
+    turns = torch.arange(1, 5)
+    for order in (1, 2):
+        draw = torch.rand(7, count, 1, 1, generator=generator)
+        normal = torch.randn(5, count, 1, 1, generator=generator)
+        waves = torch.rand(2, count, 1, 1, 4, generator=generator)
+        place, far = (torch.rand(2, count, 1, 1, generator=generator) * 1.8 - 0.9 for _ in range(2))
+        near = place + 0.15 * torch.randn(2, count, 1, 1, generator=generator)
+        moved = torch.where(draw[3] < 0.5, near, far)
+        foreign, source = pair[:, 0].roll(order, 0), draw[1:3] * 1.2 - 0.6
+        radius, slender = 0.15 + 0.35 * draw[0], (0.4 * normal[4]).exp()
+        has = draw[4] < 2 / 3 / order
+        in_frame, in_reference = has & (draw[5] < 0.8), has & ((draw[5] < 0.6) | (draw[5] >= 0.8))
+        mirrored = torch.where(draw[6] < 0.15, -1.0, 1.0)
+        straight, same = torch.zeros_like(mirrored), torch.ones_like(mirrored)
+        views = (
+            (in_frame, place, straight, same, same),
+            (in_reference, moved, 0.35 * normal[0], (0.15 * normal[1]).exp(), mirrored),
+        )
+        for which, (shown, (x, y), angle, scale, flip) in enumerate(views):
+            cos, sin = angle.cos() / scale, angle.sin() / scale
+            u = (cos * (across - x) + sin * (down - y)) * flip  # in the object's own coordinates
+            v = cos * (down - y) - sin * (across - x)
+            bumps = (0.3 * waves[0] * torch.cos(turns * torch.atan2(v, u)[..., None] + 6.3 * waves[1]) / turns).sum(-1)
+            edge = radius * (1 + bumps) - torch.hypot(u * slender, v / slender)
+            inside = ((edge * size / 2 + 0.5).clamp(0, 1) * shown)[:, None]
+            grid = torch.stack([u + source[0], v + source[1]], -1)
+            cut = functional.grid_sample(foreign, grid, padding_mode="reflection", align_corners=False)
+            light = 1 + 0.06 * normal[2 + which][:, None]
+            cut = torch.cat([(cut[:, :1] * light).clamp(0, 100), cut[:, 1:]], 1)
+            pair[:, which] = pair[:, which] * (1 - inside) + cut * inside
+    return pair
+
+
 def mix_pairs(lab: Tensor, generator: torch.Generator) -> Tensor:
     """Make pairs harder, so that the reference must be read, and distrusted.
 
-    Half the frames get an object of another photograph; in half of these the reference has it too, elsewhere. In a
-    third of the pairs ab is turned and scaled alike in both pictures: colours that lightness alone cannot tell. One
-    reference in eight belongs to another pair.
+    Objects of other photographs stand in them and move (`move_objects`). In a third of the pairs ab is turned and
+    scaled alike in both pictures: colours that lightness alone cannot tell. One reference in eight belongs to another
+    pair.
 
     Args:
         lab: [B, 6, S, S]: the frame's L*, a*, b*, then the reference's.
         generator: Of all that is drawn.
     """
-    count, _, size, _ = lab.shape
-    draw = torch.rand(10, count, 1, 1, 1, generator=generator)
-    axis = torch.linspace(-1, 1, size)
-    centre, radius = draw[:2] * 1.6 - 0.8, draw[2:4] * 0.4 + 0.15
-    ellipse = ((axis - centre[0]) / radius[0]) ** 2 + ((axis[:, None] - centre[1]) / radius[1]) ** 2 < 1
-    foreign = lab.roll(1, 0)[:, :3]
-    has = draw[4] < 0.5
-    frame = torch.where(ellipse & has, foreign, lab[:, :3])
-    across, down = torch.randint(-size // 8, size // 8 + 1, (2,), generator=generator).tolist()
-    moved, place = foreign.roll((down, across), (2, 3)), ellipse.roll((down, across), (2, 3))
-    reference = torch.where(place & has & (draw[5] < 0.5), moved, lab[:, 3:])
-    reference = bend(reference, generator)
-    pair = torch.stack([frame, reference], 1)
+    count = len(lab)
+    pair = move_objects(lab.unflatten(1, (2, 3)).clone(), generator)
+    pair[:, 1] = bend(pair[:, 1], generator)
 
-    angle = (draw[6] * 2 - 1) * torch.pi
-    scale = draw[7] + 0.4
-    turned = draw[8] < 1 / 3
-    cos = torch.where(turned, angle.cos() * scale, 1.0)[:, None]
-    sin = torch.where(turned, angle.sin() * scale, 0.0)[:, None]
+    draw = torch.rand(4, count, 1, 1, 1, 1, generator=generator)
+    angle = (draw[0] * 2 - 1) * torch.pi
+    scale = draw[1] + 0.4
+    turned = draw[2] < 1 / 3
+    cos = torch.where(turned, angle.cos() * scale, 1.0)
+    sin = torch.where(turned, angle.sin() * scale, 0.0)
     lightness, a, b = pair.split(1, 2)
     pair = torch.cat([lightness, (cos * a - sin * b).clamp(-100, 100), (sin * a + cos * b).clamp(-100, 100)], 2)
-    pair[:, 1] = torch.where(draw[9] < 1 / 8, pair[:, 1].roll(2, 0), pair[:, 1])
+    pair[:, 1] = torch.where(draw[3, ..., 0] < 1 / 8, pair[:, 1].roll(count // 2, 0), pair[:, 1])
     return pair.flatten(1, 2)
 
 

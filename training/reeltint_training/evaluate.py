@@ -1,7 +1,7 @@
 """Networks measured on photographs they have not seen, with the rows that put their figures into proportion."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +17,14 @@ from torch.nn import functional
 
 from reeltint_training.checkpoints import CheckpointError, load_network
 from reeltint_training.color import lab_to_srgb
-from reeltint_training.data import Photo, to_lab
+from reeltint_training.data import Photo, bend, move_objects, random_pair, to_lab
 from reeltint_training.figures import Figures, colourfulness, compare, mean
 from reeltint_training.guided import guided_ab
 from reeltint_training.networks.exemplar import ExemplarNet
 
 Colour = Callable[[Tensor], Tensor]
 """True lightness [1, 1, H, W], L*/100, to ab [1, 2, h, w] in Lab units."""
+_TOGETHER = 20  # pairs: what moves in one is cut out of another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +89,14 @@ def row(model: Path, size: int | None = None, network: str | None = None) -> Row
 def apply(colour: Colour, photo: Photo) -> Photo:
     """Colour the true lightness of `photo` [H, W, 3] sRGB as the served merges do; the lightness stays the truth's."""
     lab = to_lab(photo[None])
-    ab = guided_ab(lab[:, :1], colour(lab[:, :1] / 100), photo.shape[:2])
-    rgb = lab_to_srgb(torch.cat([lab[:, :1], ab], 1))[0]
-    picture: NDArray[np.uint8] = (rgb.movedim(0, -1) * 255).round().to(torch.uint8).numpy()
-    return picture
+    return picture(lab[:, :1], guided_ab(lab[:, :1], colour(lab[:, :1] / 100), photo.shape[:2]))
+
+
+def picture(lightness: Tensor, ab: Tensor) -> Photo:
+    """L* [1, 1, H, W] and its ab [1, 2, H, W] to sRGB [H, W, 3]; colours outside it are clipped."""
+    rgb = lab_to_srgb(torch.cat([lightness, ab], 1))[0]
+    pixels: NDArray[np.uint8] = (rgb.movedim(0, -1) * 255).round().to(torch.uint8).numpy()
+    return pixels
 
 
 def names(rows: Sequence[Row]) -> list[str]:
@@ -150,9 +155,83 @@ def contact_sheet(
     strips = []
     for _, photo in photos:
         pictures = [apply(each.colour, photo) for each in [Row(name="grey", colour=grey), *rows]] + [photo]
-        cells = [ImageOps.pad(Image.fromarray(picture), cell) for picture in pictures]
+        cells = [ImageOps.pad(Image.fromarray(each), cell) for each in pictures]
         strips.append(np.pad(np.concatenate([np.asarray(each) for each in cells], 1), ((0, 4), (0, 8), (0, 0))))
     while len(strips) % columns:
         strips.append(np.zeros_like(strips[0]))
     lines = [np.concatenate(strips[k : k + columns], 1) for k in range(0, len(strips), columns)]
     Image.fromarray(np.concatenate(lines)).save(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairFigures:
+    """One way of colouring the frames of pairs.
+
+    Attributes:
+        psnr: dB over R, G and B, mean over pairs.
+        ab_distance: Mean Euclidean distance of (a*, b*), Lab units, before colours outside sRGB are clipped.
+    """
+
+    psnr: float
+    ab_distance: float
+
+
+def cut_pairs(photos: Sequence[tuple[str, Photo]], size: int, seed: int) -> Iterator[Tensor]:
+    """A frame and a reference out of each photograph, as training sees them but with their own colours.
+
+    The reference is another view, bent; objects of other photographs move, come in and leave (`data.move_objects`). No
+    colours are turned and no reference is of another photograph.
+
+    Args:
+        photos: What `load_photos` returned.
+        size: Of both, in pixels.
+        seed: The same seed gives the same pairs of the same photographs.
+
+    Returns:
+        Lab [2, 3, size, size] of each pair.
+    """
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    for some in np.array_split(np.arange(len(photos)), -(-len(photos) // _TOGETHER)):
+        crops = np.stack([random_pair(photos[k][1], size, rng) for k in some])
+        pairs = move_objects(torch.stack([to_lab(crops[..., :3]), to_lab(crops[..., 3:])], 1), generator)
+        pairs[:, 1] = bend(pairs[:, 1], generator)
+        yield from pairs
+
+
+def evaluate_pairs(
+    networks: Mapping[str, ExemplarNet], photos: Sequence[tuple[str, Photo]], size: int, seed: int = 0
+) -> dict[str, dict[str, PairFigures]]:
+    """Mean figures of each network's automatic and exemplar colours on pairs cut out of `photos`; see `cut_pairs`.
+
+    The true L* is kept and ab resized along its edges, as in `apply`.
+    """
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {
+        name: {"automatic": [], "exemplar": []} for name in networks
+    }
+    with torch.inference_mode():
+        for frame, reference in cut_pairs(photos, size, seed):
+            light, true_ab = frame[None].split((1, 2), 1)
+            truth = picture(light, true_ab).astype(np.float32)
+            for name, network in networks.items():
+                keys, colours = network.remember(reference[None, :1] / 100, reference[None, 1:])
+                by_reference, _ = network(light / 100, keys[0], colours[0])
+                for way, ab in (("automatic", network.base(light / 100)), ("exemplar", by_reference)):
+                    full = guided_ab(light, ab, light.shape[2:])
+                    error = float(np.mean((picture(light, full) - truth) ** 2))
+                    distance = float((full - true_ab).norm(dim=1).mean())
+                    found[name][way].append((10 * np.log10(255**2 / max(error, 1e-4)), distance))
+    return {
+        name: {
+            way: PairFigures(psnr=float(psnr), ab_distance=float(distance))
+            for way, (psnr, distance) in ((way, np.mean(scores, 0)) for way, scores in ways.items())
+        }
+        for name, ways in found.items()
+    }
+
+
+def pairs_table(figures: Mapping[str, Mapping[str, PairFigures]]) -> str:
+    """The figures as a Markdown table."""
+    lines = ["| checkpoint | | PSNR dB | ab distance |", "|---|---|---|---|"]
+    for name, ways in figures.items():
+        lines += [f"| {name} | {way} | {f.psnr:.2f} | {f.ab_distance:.2f} |" for way, f in ways.items()]
+    return "\n".join(lines)

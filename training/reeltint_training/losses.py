@@ -70,6 +70,7 @@ class ExemplarLoss:
         network, truth, reference = self._network, ab[:, :2], ab[:, 2:]
         keys, colours = network.remember(reference[:, :1] / 100, reference[:, 1:])
         queries, fine = network.encode(lightness)
+        queries = network.seek(queries, keys)
         with torch.autocast(queries.device.type, enabled=False):
             with torch.no_grad():
                 automatic = network.base.decode(network.base.classify(fine.float()))

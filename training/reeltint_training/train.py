@@ -330,7 +330,7 @@ def _begin(
         raise CheckpointError("--start: exemplar grows on a trained huenet; name its checkpoint")
     if read_checkpoint(start)[1].get("network") == "exemplar":
         grown, _, header = load_network(start)
-        return grown, start.with_name(header["base"]["name"])
+        return grown, start.with_name(header["base"]["name"]) if "base" in header else None
     inside, _, header = load_network(start, "huenet")
     grown = ExemplarNet(**header.get("options", {}))
     grown.base.load_state_dict(inside.state_dict())

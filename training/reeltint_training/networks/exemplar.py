@@ -3,9 +3,11 @@
 Paper 3 (after He et al., "Deep exemplar-based colorization", 2018) finds similarity and colours with one reference a
 scene. Here both pictures pass the same encoder and decoder, HueNet's, whose weights stay as they are: without a
 reference the result is HueNet's. Its features, the picture's detail and the place in the picture give learned keys at
-1/4 of the input; the softmax of their cosine carries the reference's ab to the frame (Zhang et al., "Deep
-exemplar-based video colorization", 2019, Eq. 2). A small network, which sees a wider context at 1/8, corrects what was
-carried, by regression, and says how far it is to be believed.
+1/4 of the input. A first match at 1/8 says where each place's neighbours were found, as a cost volume does in optical
+flow, and turns the frame's keys there: what moves together is found together. The softmax of the cosine of both
+pictures' keys carries the reference's ab to the frame (Zhang et al., "Deep exemplar-based video colorization", 2019,
+Eq. 2). A small network, which sees a wider context at 1/8, corrects what was carried, by regression, and says how far
+it is to be believed.
 """
 
 import math
@@ -21,7 +23,9 @@ KEYS = 32
 _AB = 50.0  # Lab units in one unit of the correction network
 _WIDTH = 48  # channels of the correction at 1/4
 _CONTEXT = 64  # and at 1/8
+_VOTES = 32  # channels that look where neighbours were found, at 1/8
 _WAVES = (0.5, 1.0, 2.0, 4.0)  # half turns across the picture
+_PLACES = 4 * len(_WAVES)
 
 
 class ExemplarNet(nn.Module):
@@ -44,11 +48,16 @@ class ExemplarNet(nn.Module):
         groups = (quarter, eighth, sixteenth, deepest, coarse, fine)
         detail = self.output_stride**2
         self.project = nn.ModuleList(nn.Conv2d(channels, KEYS, 1, bias=False) for channels in groups)
-        self.place = nn.Conv2d(4 * len(_WAVES), KEYS, 1, bias=False)
+        self.place = nn.Conv2d(_PLACES, KEYS, 1, bias=False)
         self.look = nn.Conv2d(KEYS + detail, _WIDTH, 3, padding=1, bias=False)
         self.look_norm = nn.BatchNorm2d(_WIDTH)
         self.refine = nn.Conv2d(_WIDTH, KEYS, 3, padding=1)
         self.sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
+        self.coarse_sharpness = nn.Parameter(torch.tensor(math.log(50.0)))
+        self.meet = nn.Conv2d(2 * KEYS + 2 * _PLACES + 1, _VOTES, 1, bias=False)
+        self.meet_norm = nn.BatchNorm2d(_VOTES)
+        self.vote = nn.Sequential(BasicBlock(_VOTES, _VOTES), BasicBlock(_VOTES, _VOTES))
+        self.turn = nn.Conv2d(_VOTES + KEYS, KEYS, 1)
         self.lift = nn.Conv2d(detail + 6, _WIDTH, 3, padding=1, bias=False)
         self.lift_fine = nn.Conv2d(fine, _WIDTH, 1, bias=False)
         self.norm = nn.BatchNorm2d(_WIDTH)
@@ -56,7 +65,7 @@ class ExemplarNet(nn.Module):
         self.widen = nn.Conv2d(_CONTEXT, _WIDTH, 1)
         self.block = BasicBlock(_WIDTH, _WIDTH)
         self.correct = nn.Conv2d(_WIDTH, 3, 3, padding=1)
-        for last in (self.refine, self.widen, self.correct):  # at first nothing is refined, widened or corrected
+        for last in (self.refine, self.turn, self.widen, self.correct):  # at first all these do nothing
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
         self.correct.bias = nn.Parameter(torch.tensor([0.0, 0.0, 2.0]))  # and what is carried over is believed
@@ -94,6 +103,30 @@ class ExemplarNet(nn.Module):
         """
         keys, _ = self.encode(lightness)
         return keys.flatten(2), functional.avg_pool2d(ab, self.output_stride).flatten(2)
+
+    def seek(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Turn queries to where things have moved: a first match at 1/8 says where each place's neighbours came from.
+
+        Args:
+            queries: [B, KEYS, h, w], length 1; h and w even.
+            keys: [B or 1, KEYS, h * w], length 1, of a reference of the same size.
+
+        Returns:
+            Queries [B, KEYS, h, w], length 1.
+        """
+        here = functional.avg_pool2d(queries, 2)
+        size = here.shape[-2:]
+        there = functional.avg_pool2d(keys.unflatten(2, queries.shape[-2:]), 2)
+        places = _places(here)
+        scores = torch.matmul(here.flatten(2).transpose(1, 2), there.flatten(2))
+        weight = functional.softmax(scores * self.coarse_sharpness.exp(), -1)
+        values = torch.cat([there, places.expand(there.shape[0], -1, -1, -1)], 1).flatten(2).transpose(1, 2)
+        found = torch.matmul(weight, values).transpose(1, 2).unflatten(2, size)
+        best = scores.amax(-1).unsqueeze(1).unflatten(2, size)
+        seen = torch.cat([here, found, places.expand(here.shape[0], -1, -1, -1), best], 1)
+        votes = self.vote(functional.relu(self.meet_norm(self.meet(seen))))
+        votes = functional.interpolate(votes, queries.shape[-2:], mode="bilinear")
+        return functional.normalize(queries + self.turn(torch.cat([votes, queries], 1)), dim=1)
 
     def carry(self, queries: Tensor, keys: Tensor, ab: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Carry ab from keys to queries.
@@ -143,6 +176,7 @@ class ExemplarNet(nn.Module):
         """
         queries, fine = self.encode(lightness)
         automatic = self.base.decode(self.base.classify(fine))
+        queries = self.seek(queries, keys[None])
         return self.blend(lightness, fine, automatic, *self.carry(queries, keys[None], ab[None]))
 
 
