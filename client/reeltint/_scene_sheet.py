@@ -1,14 +1,14 @@
 """A picture with one frame a scene."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
-from reeltint._film_read import FilmFrame
+from reeltint._film_read import FilmReader
 from reeltint._scene_detectors import Scene
-from reeltint._thumbnail import resized
 
 _WIDTH, _GAP, _ZOOM = 240, 6, 3
 _COLUMNS = 8
@@ -20,11 +20,11 @@ _SHAPES = {
 }  # fmt: skip
 
 
-def contact_sheet(film: Iterable[FilmFrame], scenes: Sequence[Scene]) -> NDArray[np.uint8]:
-    """Lay out the middle frame of each scene, numbered, in rows.
+def contact_sheet(film: FilmReader, scenes: Sequence[Scene]) -> NDArray[np.uint8]:
+    """Lay out the middle frame of each scene, numbered, in rows; in colour where the film has it.
 
     Args:
-        film: All frames, from the start.
+        film: The film, whole.
         scenes: In order.
 
     Returns:
@@ -40,20 +40,22 @@ def contact_sheet(film: Iterable[FilmFrame], scenes: Sequence[Scene]) -> NDArray
         first, last = max(scene.start, before), min(scene.end, after)  # the frames of this scene alone
         wanted.setdefault((first + last) // 2 if first < last else (scene.start + scene.end) // 2, []).append(number)
     pictures: dict[int, NDArray[np.uint8]] = {}
-    for index, frame in enumerate(film):
-        for number in wanted.pop(index, []):
-            height = max(5 * _ZOOM + 4, round(frame.luma.shape[0] * _WIDTH / frame.luma.shape[1]))
-            pictures[number] = _numbered(resized(frame.grey(), min(height, 2 * _WIDTH), _WIDTH), number + 1)
-        if not wanted:
-            break
+    height = min(max(5 * _ZOOM + 4, round(film.info.height * _WIDTH / film.info.width)), 2 * _WIDTH)
+    with film._open() as container:
+        for index, (picture, _) in enumerate(film._pictures(container)):
+            if index in wanted:
+                small = picture.reformat(_WIDTH, height, "rgb24", interpolation=Interpolation.AREA)
+                shown = np.asarray(small.to_ndarray(), np.uint8)
+                pictures |= {number: _numbered(shown, number + 1) for number in wanted.pop(index)}
+            if not wanted:
+                break
     columns = min(_COLUMNS, max(1, math.ceil(math.sqrt(len(pictures)))))
     rows = math.ceil(len(pictures) / columns)
-    tall = next(iter(pictures.values())).shape[0] if pictures else 1
-    sheet = np.full((rows * (tall + _GAP) + _GAP, columns * (_WIDTH + _GAP) + _GAP), 32, np.uint8)
+    sheet = np.full((rows * (height + _GAP) + _GAP, columns * (_WIDTH + _GAP) + _GAP, 3), 32, np.uint8)
     for place, number in enumerate(sorted(pictures)):
-        top, left = (_GAP + k * (size + _GAP) for k, size in zip(divmod(place, columns), (tall, _WIDTH), strict=True))
-        sheet[top : top + tall, left : left + _WIDTH] = pictures[number]
-    return np.repeat(sheet[..., None], 3, 2)
+        top, left = (_GAP + k * (size + _GAP) for k, size in zip(divmod(place, columns), (height, _WIDTH), strict=True))
+        sheet[top : top + height, left : left + _WIDTH] = pictures[number]
+    return sheet
 
 
 def _numbered(picture: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
@@ -64,5 +66,5 @@ def _numbered(picture: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
         dots[1:6, 4 * place + 1 : 4 * place + 4] = shape * 255
     label = np.kron(dots, np.ones((_ZOOM, _ZOOM), np.uint8))
     picture = picture.copy()
-    picture[: label.shape[0], : label.shape[1]] = label[: picture.shape[0], : picture.shape[1]]
+    picture[: label.shape[0], : label.shape[1]] = label[: picture.shape[0], : picture.shape[1], None]
     return picture

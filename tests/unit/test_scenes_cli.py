@@ -9,15 +9,20 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from reeltint._cli import main
 from reeltint._cli.scenes import timecode
 from reeltint._errors import FilmError
-from reeltint._film import read_still
+from reeltint._film import FilmReader, read_still
+from reeltint._film_still import read_still_rgb
 from reeltint._library import Library, NewPhotograph, default_folder
 from reeltint._project import read_project
+from reeltint._scene_sheet import contact_sheet
+from reeltint._scenes import Scene
 from scene_films import Shot, joins, pan, photographs, render, write_film
 
 scenes_command = sys.modules["reeltint._cli.scenes"]  # the package has the function under that name
@@ -90,6 +95,22 @@ def test_sheet_shows_one_frame_a_scene(
     expected = middle[::4, ::4][10:33, 10:]
     assert np.corrcoef(cell[::3, ::3][:23, :70].ravel(), expected[:23, :70].ravel())[0, 1] > 0.8
     assert (sheet[147:, 252:] == 32).all()  # three scenes leave the fourth place empty
+    assert np.ptp(read_still_rgb(tmp_path / "sheet.png"), axis=2).max() <= 1
+
+
+def test_sheet_of_a_colour_film_is_in_colour(tmp_path: Path) -> None:
+    colours = np.array([[200, 40, 30], [40, 60, 190]], np.uint8)
+    with av.open(str(tmp_path / "colour.mkv"), "w") as film:
+        stream = film.add_stream("ffv1", rate=24, width=64, height=48)
+        stream.pix_fmt = "yuv444p"
+        for index in range(20):
+            frame = np.broadcast_to(colours[index // 10], (48, 64, 3))
+            film.mux(stream.encode(VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
+        film.mux(stream.encode(None))
+    with FilmReader(tmp_path / "colour.mkv") as reader:
+        sheet = contact_sheet(reader, [Scene(start=0, end=10), Scene(start=10, end=20, transition="cut")])
+    for cell, colour in zip((sheet[100, 120], sheet[100, 366]), colours.astype(int), strict=True):
+        assert np.abs(cell - colour).max() <= 4, cell
 
 
 class Alike:
