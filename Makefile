@@ -1,7 +1,7 @@
 # make demo [FILM=path]   colours a film; needs python3 (3.11 or 3.12) and make, installs no torch
 # make test               everything but the GPU tests
 # make check              what CI runs: format, lint, types, tests
-# make gpu-check          what only a GPU can prove, proved where there is one; exit code 2 where there is none
+# make gpu-check          what only a GPU can prove, proved where there is one
 # the first that runs and that Triton's wheel has a backend for
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)

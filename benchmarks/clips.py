@@ -26,7 +26,7 @@ PAPER_3 = "| paper 3, other films | 29.1 to 30.9 | .87 to .93 | | | | |"
 
 
 def measure(every: int = 5) -> dict[str, Any]:
-    """All figures of all clips, and the summary as a table."""
+    """All figures of all clips."""
     network, spec, header = load_network(CHECKPOINT, "exemplar")
     assert isinstance(network, ExemplarNet)
     figures: dict[str, dict[str, ClipFigures]] = {}

@@ -153,14 +153,14 @@ def write_picture(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("photos", type=Path, nargs="*", help="folders or .tar files")
+    parser.add_argument("photos", type=Path, nargs="*", help=f"folders or .tar files; without --picture: {PHOTOS}")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument(
         "--picture", type=Path, help=f"write the picture here; the kept one is {ROOT / 'docs/edges.png'}"
     )
     options = parser.parse_args()
-    if options.photos:
-        print(table(measure(options.photos, options.model)))
+    if options.photos or not options.picture:
+        print(table(measure(options.photos or (PHOTOS,), options.model)))
     if options.picture:
         write_picture(options.picture)
 

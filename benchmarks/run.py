@@ -41,7 +41,8 @@ def main() -> None:
             result = benchmark.measure()
             machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
             kept.write_text(json.dumps({"machine": machine, **result}, indent=2) + "\n")
-        print(f"\n{(benchmark.__doc__ or name).splitlines()[0]}\n\n{benchmark.table(result)}", flush=True)
+        title = " ".join((benchmark.__doc__ or name).split("\n\n")[0].split())
+        print(f"\n{title}\n\n{benchmark.table(result)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from reeltint._film import write_still
 from reeltint._project import DEFAULT_SMOOTHING
 from reeltint._scene_colour import lightness_of
 from reeltint._smoothing import REACH, Smoother
-from reeltint_training.clips import clips_of
+from reeltint_training.clips import clips_of, flicker
 from reeltint_training.color import lab_to_srgb
 from reeltint_training.data import to_lab
 from reeltint_training.guided import guided_ab
@@ -27,7 +27,6 @@ from torch.nn import functional
 
 FRAMES, LINES = 32, 180  # of each clip, at most
 STRENGTHS = (0.0, DEFAULT_SMOOTHING, 1.0)
-_SAME_LIGHT = 2.0  # L*
 Array = NDArray[Any]
 
 
@@ -75,15 +74,11 @@ def figures(ab: Array, lab: torch.Tensor, truth: Array) -> tuple[float, float]:
     large = guided_ab(lab[:, :1], torch.from_numpy(ab), lab.shape[2:])
     picture = lab_to_srgb(torch.cat([lab[:, :1], large], 1)).movedim(1, -1).numpy() * 255
     error = np.square(picture - truth).mean((1, 2, 3))[1:]
-    return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-4)))), flicker(ab, lab)
+    return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-4)))), _flicker(torch.from_numpy(ab), lab)
 
 
-def flicker(ab: Array, lab: torch.Tensor) -> float:
-    """Mean distance of ab from frame to frame where L* differs by less than 2, both at the network's resolution."""
-    small = functional.interpolate(lab[:, :1], ab.shape[-2:], mode="bilinear", antialias=True)[:, 0].numpy()
-    steps = np.linalg.norm(np.diff(ab, axis=0), axis=1)
-    same = np.abs(np.diff(small, axis=0)) < _SAME_LIGHT
-    return float(steps[same].mean()) if same.any() else 0.0
+def _flicker(ab: torch.Tensor, lab: torch.Tensor) -> float:
+    return flicker(functional.interpolate(lab[:, :1], ab.shape[-2:], mode="bilinear", antialias=True), ab)
 
 
 def clips() -> Iterator[tuple[str, Array, torch.Tensor, Array]]:
@@ -121,8 +116,8 @@ def measure(models: Path = MODELS) -> dict[str, Any]:
             coloured = networks(grey, reference)
             rows[way][name] = [figures(smooth(coloured, grey, strength), lab, truth) for strength in STRENGTHS]
         size = coloured[0].shape[-2:]
-        small = functional.interpolate(lab[:, 1:], size, mode="bilinear", antialias=True).numpy()
-        true_flicker.append(flicker(small, lab))
+        small = functional.interpolate(lab[:, 1:], size, mode="bilinear", antialias=True)
+        true_flicker.append(_flicker(small, lab))
     result: dict[str, Any] = {"reach": REACH, "clips": len(true_flicker), "truth": float(np.mean(true_flicker))}
     for way, by_clip in rows.items():
         for index, strength in enumerate(STRENGTHS):

@@ -28,7 +28,13 @@ from torch.nn import functional
 def network() -> ExemplarNet:
     torch.manual_seed(0)
     network = ExemplarNet().eval()
-    for last in (network.refine, network.widen, network.correct):  # zeros where training begins: they would hide faults
+    zeros = (
+        network.refine,
+        network.turn,
+        network.widen,
+        network.correct,
+    )  # where training begins: they would hide faults
+    for last in zeros:
         torch.nn.init.normal_(last.weight, std=0.02)
     return network
 

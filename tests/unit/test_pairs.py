@@ -28,6 +28,8 @@ def test_pairs_are_the_same_by_seed_and_differ_as_scenes_do(photos: list[tuple[s
     difference = (once[:, 0, 1:].mean((2, 3)) - once[:, 1, 1:].mean((2, 3))).norm(dim=1)
     assert difference.median() < 5  # one scene, in its own colours
     assert ((once[:, 0] - once[:, 1]).abs().flatten(1).mean(1) > 1).all()  # another view
+    still = torch.stack(list(cut_pairs(photos * 8, 64, 1, still=True)))
+    assert 0.5 < (still[:, 0] - once[:, 0]).abs().flatten(1).amax(1).gt(0).float().mean() < 1  # most had an object
 
 
 def test_figures_of_pairs_are_those_of_their_pictures(
@@ -36,9 +38,10 @@ def test_figures_of_pairs_are_those_of_their_pictures(
     """Of a network that by itself answers grey, and by a reference the reference's mean colour."""
     network = ExemplarNet().eval()
     cells = torch.ones(1, 2, 16, 16)
-    monkeypatch.setattr(network.base, "forward", lambda lightness: 0 * cells)
     monkeypatch.setattr(network, "remember", lambda lightness, ab: (lightness.flatten(2), ab.flatten(2)))
-    monkeypatch.setattr(network, "forward", lambda _, keys, ab: (ab.mean(1)[:, None, None] * cells, cells[:, :1]))
+    monkeypatch.setattr(
+        network, "both", lambda _, keys, ab: (0 * cells, ab.mean(1)[:, None, None] * cells, cells[:, :1])
+    )
     found = evaluate_pairs({"known": network}, photos, 64, 3)["known"]
     frames, references = torch.stack(list(cut_pairs(photos, 64, 3)))[:, :, 1:].unbind(1)
     assert found["automatic"].ab_distance == pytest.approx(float(frames.norm(dim=1).mean()), rel=1e-3)

@@ -1,17 +1,22 @@
 """Training, from files to a checkpoint, on a handful of pictures."""
 
 import io
+import itertools
 import json
 import logging
 import pickle
 import resource
 import shutil
+import signal
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,26 +194,41 @@ def _options(steps: int, network: str = "resnet18", learning_rate: float = 2e-3)
     return TrainOptions(network=network, crop=32, batch=2, steps=steps, learning_rate=learning_rate)
 
 
-def _interrupt(at: int) -> Callable[[int], None]:
-    def on_step(step: int) -> None:
-        if step == at:
-            raise KeyboardInterrupt
+def _ctrl_c_at(monkeypatch: pytest.MonkeyPatch, module: ModuleType, place: str, call: int) -> None:
+    """Press it when `place` is called for the time `call`."""
+    calls, whole = itertools.count(1), getattr(module, place)
 
-    return on_step
+    def pressed(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(module, place, pressed)
 
 
-def test_a_run_in_parts_is_as_good_as_one(coffee: Path, tmp_path: Path) -> None:
-    whole = train(_options(4), [coffee], [coffee], tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(_options(4), [coffee], [coffee], tmp_path / "parts", on_step=_interrupt(at=2))
-    assert read_checkpoint(tmp_path / "parts/resnet18.safetensors")[1]["step"] == 2
+@pytest.mark.parametrize(
+    ("module", "place", "call"),
+    [(torch.nn.utils, "clip_grad_norm_", 2), (train_module, "_write_log", 1), (train_module, "_validate", 2)],
+    ids=["in a step", "in a log", "in a save"],
+)
+def test_a_run_in_parts_is_as_good_as_one(
+    module: ModuleType, place: str, call: int, coffee: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(_options(4), save_every_s=0)  # after each step
+    whole = train(options, [coffee], [coffee], tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        _ctrl_c_at(patched, module, place, call)
+        with pytest.raises(KeyboardInterrupt):
+            train(options, [coffee], [coffee], tmp_path / "parts")
+    reached = read_checkpoint(tmp_path / "parts/resnet18.safetensors")[1]["step"]
+    assert 0 < reached < 4
     with (tmp_path / "parts/log.jsonl").open("a") as file:
         file.write('{"step": 3, "loss": 1}\n{"step": 20, "lo')  # written after the last save, the last one half
     parts = train(_options(4), [coffee], [coffee], tmp_path / "parts")
     once, twice = read_checkpoint(whole)[0], read_checkpoint(parts)[0]
     assert all(torch.equal(value, twice[name]) for name, value in once.items())
     rows = [json.loads(line) for line in (tmp_path / "parts/log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [2, 4]
+    assert [row["step"] for row in rows] == [*range(1, reached + 1), reached, 4]
 
 
 def test_a_run_goes_on_only_with_what_it_began_with(coffee: Path, tmp_path: Path) -> None:
@@ -221,12 +241,12 @@ def test_a_run_goes_on_only_with_what_it_began_with(coffee: Path, tmp_path: Path
     coffee = coffee.rename(tmp_path / "elsewhere")
     train(_options(2, learning_rate=1e-3), [coffee], [coffee], run)
     (coffee / "1.png").unlink()
-    with pytest.raises(CheckpointError, match=r"other options \(data\)"):
+    with pytest.raises(CheckpointError, match=r"other options \(data, validation\)"):
         train(_options(3), [coffee], [coffee], run)
     whole = (run / "resume.pt").read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"no pickle"):
         (run / "resume.pt").write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"resume.pt: damaged; remove it to start again"):
+        with pytest.raises(CheckpointError, match=r"resume.pt: damaged; use another folder"):
             train(_options(3), [coffee], [coffee], run)
 
 
@@ -278,6 +298,12 @@ def test_nothing_in_the_folder_is_written_over(coffee: Path, tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match=r"run/huenet.safetensors is another network than .*; use another folder"):
         train(_options(1, "exemplar"), [coffee], [coffee], run, start=start)
     assert (run / "huenet.safetensors").read_bytes() == b"trained for days"
+    (run / "resnet18.safetensors").write_bytes(b"trained for days")
+    (run / "log.jsonl").write_text('{"step": 9, "loss": 1}\n')
+    with pytest.raises(CheckpointError, match=r"resnet18.safetensors is there without a resume.pt .*another folder"):
+        train(_options(1), [coffee], [coffee], run)
+    assert (run / "resnet18.safetensors").read_bytes() == b"trained for days"
+    assert json.loads((run / "log.jsonl").read_text())["step"] == 9
 
 
 @pytest.mark.parametrize(("crop", "longest"), [(32, 320), (256, 640)])
@@ -332,7 +358,7 @@ def test_bad_options_name_themselves(photos: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_has_its_exit_code(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cli, "train", lambda *_, **__: _interrupt(0)(0))
+    monkeypatch.setattr(_cli, "train", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     arguments = ["fit", str(photos), "--out", str(tmp_path), "--validation", str(photos), "--imagenet", "none"]
     assert CliRunner().invoke(app, arguments).exit_code == 130
 

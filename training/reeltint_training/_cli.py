@@ -167,6 +167,7 @@ def pairs_command(
     data: Annotated[list[Path], typer.Option(help="Photographs that none was trained on.")],
     limit: Annotated[int, typer.Option(min=1, help="This many photographs, evenly spread.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="The same seed cuts the same pairs.")] = 0,
+    still: Annotated[bool, typer.Option("--still", help="No object moves in them.")] = False,
     json_out: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
 ) -> None:
     """Measure reference colouring on pairs: a frame and another view of the same photograph, in which objects move."""
@@ -177,10 +178,11 @@ def pairs_command(
             assert isinstance(network, ExemplarNet)
             networks[str(path)] = network
         photos = evenly(load_photos(data, 5 * spec.size // 2), limit)
-        figures = evaluate_pairs(networks, photos, spec.size, seed)
+        figures = evaluate_pairs(networks, photos, spec.size, seed, still=still)
     if json_out:
         rows = {name: {way: asdict(f) for way, f in ways.items()} for name, ways in figures.items()}
-        typer.echo(json.dumps({"pairs": len(photos), "size": spec.size, "seed": seed, "checkpoints": rows}))
+        given = {"pairs": len(photos), "size": spec.size, "seed": seed, "still": still}
+        typer.echo(json.dumps(given | {"checkpoints": rows}))
     else:
         typer.echo(pairs_table(figures))
 

@@ -172,19 +172,22 @@ def measure_clip(network: ExemplarNet, frames: Sequence[Photo], size: int, every
         every: PSNR, SSIM, distance and colourfulness on every so many frames; growth on every frame of the first and
             the last tenth; the rest on all frames but the first.
     """
-    small = torch.cat(
-        [functional.interpolate(to_lab(f[None]), (size, size), mode="bilinear", antialias=True) for f in frames]
-    )
-    found = colour_clip(network, small)
-    stride = network.output_stride
-    found["truth"] = functional.avg_pool2d(small[:, 1:], stride)
-    lightness = functional.avg_pool2d(small[:, :1], stride)
-    half = [functional.avg_pool2d(to_lab(frame[None]), 2) for frame in frames]
     tenth = max(1, len(frames) // 10)
     sample = range(1, len(frames), every)
     first, last = range(1, tenth + 1), range(len(frames) - tenth, len(frames))
     judged = sorted({*sample, *first, *last})
-    labs = {k: to_lab(frames[k][None]) for k in judged}
+    parts, half, labs = [], [], {}
+    for k, frame in enumerate(frames):
+        lab = to_lab(frame[None])
+        parts.append(functional.interpolate(lab, (size, size), mode="bilinear", antialias=True))
+        half.append(functional.avg_pool2d(lab, 2))
+        if k in judged:
+            labs[k] = lab
+    small = torch.cat(parts)
+    found = colour_clip(network, small)
+    stride = network.output_stride
+    found["truth"] = functional.avg_pool2d(small[:, 1:], stride)
+    lightness = functional.avg_pool2d(small[:, :1], stride)
     figures = {}
     for row, ab in found.items():
 

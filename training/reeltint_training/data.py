@@ -202,7 +202,7 @@ def bend(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def move_objects(pair: Tensor, generator: torch.Generator) -> Tensor:
-    """Put an object cut out of another photograph into two thirds of the pairs, and a second into a third.
+    """Put an object cut out of another photograph into two thirds of the pairs, and one more into any third of all.
 
     Three in five stand in both pictures, elsewhere, turned, larger or smaller, in another light: half of these near,
     half anywhere. One in five is only in the frame, as if it had come in, one in five only in the reference: what was

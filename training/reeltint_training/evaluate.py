@@ -176,7 +176,7 @@ class PairFigures:
     ab_distance: float
 
 
-def cut_pairs(photos: Sequence[tuple[str, Photo]], size: int, seed: int) -> Iterator[Tensor]:
+def cut_pairs(photos: Sequence[tuple[str, Photo]], size: int, seed: int, *, still: bool = False) -> Iterator[Tensor]:
     """A frame and a reference out of each photograph, as training sees them but with their own colours.
 
     The reference is another view, bent; objects of other photographs move, come in and leave (`data.move_objects`). No
@@ -186,6 +186,7 @@ def cut_pairs(photos: Sequence[tuple[str, Photo]], size: int, seed: int) -> Iter
         photos: What `load_photos` returned.
         size: Of both, in pixels.
         seed: The same seed gives the same pairs of the same photographs.
+        still: No object of another photograph.
 
     Returns:
         Lab [2, 3, size, size] of each pair.
@@ -193,13 +194,20 @@ def cut_pairs(photos: Sequence[tuple[str, Photo]], size: int, seed: int) -> Iter
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     for some in np.array_split(np.arange(len(photos)), -(-len(photos) // _TOGETHER)):
         crops = np.stack([random_pair(photos[k][1], size, rng) for k in some])
-        pairs = move_objects(torch.stack([to_lab(crops[..., :3]), to_lab(crops[..., 3:])], 1), generator)
+        pairs = torch.stack([to_lab(crops[..., :3]), to_lab(crops[..., 3:])], 1)
+        if not still:
+            pairs = move_objects(pairs, generator)
         pairs[:, 1] = bend(pairs[:, 1], generator)
         yield from pairs
 
 
 def evaluate_pairs(
-    networks: Mapping[str, ExemplarNet], photos: Sequence[tuple[str, Photo]], size: int, seed: int = 0
+    networks: Mapping[str, ExemplarNet],
+    photos: Sequence[tuple[str, Photo]],
+    size: int,
+    seed: int = 0,
+    *,
+    still: bool = False,
 ) -> dict[str, dict[str, PairFigures]]:
     """Mean figures of each network's automatic and exemplar colours on pairs cut out of `photos`; see `cut_pairs`.
 
@@ -209,13 +217,13 @@ def evaluate_pairs(
         name: {"automatic": [], "exemplar": []} for name in networks
     }
     with torch.inference_mode():
-        for frame, reference in cut_pairs(photos, size, seed):
+        for frame, reference in cut_pairs(photos, size, seed, still=still):
             light, true_ab = frame[None].split((1, 2), 1)
             truth = picture(light, true_ab).astype(np.float32)
             for name, network in networks.items():
                 keys, colours = network.remember(reference[None, :1] / 100, reference[None, 1:])
-                by_reference, _ = network(light / 100, keys[0], colours[0])
-                for way, ab in (("automatic", network.base(light / 100)), ("exemplar", by_reference)):
+                automatic, by_reference, _ = network.both(light / 100, keys[0], colours[0])
+                for way, ab in (("automatic", automatic), ("exemplar", by_reference)):
                     full = guided_ab(light, ab, light.shape[2:])
                     error = float(np.mean((picture(light, full) - truth) ** 2))
                     distance = float((full - true_ab).norm(dim=1).mean())

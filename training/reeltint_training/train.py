@@ -7,9 +7,11 @@ import logging
 import math
 import pickle
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -163,7 +165,8 @@ def train(
 ) -> Path:
     """Train a network, or go on where `folder` stopped.
 
-    Photographs, crops and grain depend on the seed and the step alone, so that a run in parts is as good as one.
+    Photographs, crops and grain depend on the seed and the step alone, and Ctrl-C waits for the step to end, so that a
+    run in parts is as good as one.
 
     Args:
         options: What to do; all but steps, minutes, learning rate and saving must be the same when resuming.
@@ -179,7 +182,8 @@ def train(
 
     Raises:
         DataError: No photographs with colour.
-        CheckpointError: `start`, `imagenet`, the resume file or what else is in `folder` does not fit.
+        CheckpointError: `start`, `imagenet`, the resume file or what else is in `folder` does not fit, or a checkpoint
+            is there without a resume file.
         DivergedError: The loss is not finite; `folder` is as of its last save.
         KeyboardInterrupt: After saving.
     """
@@ -189,6 +193,9 @@ def train(
     torch.manual_seed(options.seed)
     if start is not None and start.resolve() == target.resolve():
         raise CheckpointError(f"{target}: --start would be written over; use another folder")
+    kept = _read_resume(resume, options)
+    if kept is None and target.exists():
+        raise CheckpointError(f"{target} is there without a {resume.name} to go on from; use another folder")
     network, base = _begin(options, imagenet, start)
     own = folder / base.name if base else None  # what `target` builds on must stand beside it
     if base and own and own.is_file() and own.read_bytes() != base.read_bytes():
@@ -200,9 +207,14 @@ def train(
     else:
         held_out = _centre_crops(unseen, options.crop)
     log.info("%d photographs, %d for validation", len(photos), len(held_out))
-    made_of = {"data": _digest(photos), "start": hashlib.sha256(start.read_bytes()).hexdigest() if start else ""}
-    kept = _read_resume(resume, options, made_of)
+    made_of = {
+        "data": _digest(photos),
+        "validation": _digest(unseen),
+        "start": hashlib.sha256(start.read_bytes()).hexdigest() if start else "",
+        "imagenet": imagenet is not None,
+    }
     if kept:
+        _refuse_others(resume, kept["made_of"], made_of)
         load_state(network, kept["network"], resume)
     if base and own and not own.is_file():
         with written_whole(own) as partial:
@@ -252,6 +264,7 @@ def train(
             "minutes": round((time.monotonic() - begun) / 60, 1),
             "finished": done,
             "pretrained": imagenet is not None,
+            "start": {"name": start.name, "sha256": made_of["start"]} if start else None,
             "validation_loss": figures,
         }
         state = average.state
@@ -265,48 +278,61 @@ def train(
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     batches = Batches(photos, options.batch, options.crop, options.seed, skip=step, pairs=pairs)
-    with closing(batches), Progress(*columns) as progress:
+    with _stop_asked() as stop, closing(batches), Progress(*columns) as progress:
         task, coming = progress.add_task("training", total=1.0), iter(batches)
-        try:
-            while step < options.steps:
-                done = _progress(options, step, time.monotonic() - begun)
-                if done >= 1:
-                    break
-                rate = min(1.0, (step + 1) / options.warm_up) * (0.5 + 0.5 * math.cos(math.pi * done))
-                for group, peak in zip(optimiser.param_groups, base_rates, strict=True):
-                    group["lr"] = peak * max(rate, 0.002)
-                lab = next(coming)
-                lightness = film_look(lab[:, :1] / 100, grain.manual_seed(options.seed + step))
-                lightness = lightness.to(device, memory_format=torch.channels_last)
-                with autocast if device == "cuda" or torch.backends.mkldnn.is_available() else nullcontext():
-                    loss = loss_of(lightness, lab[:, 1:].to(device))
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                value, slope = float(loss.detach()), float(nn.utils.clip_grad_norm_(network.parameters(), 1.0))
-                if not math.isfinite(value) or not math.isfinite(slope):
-                    raise DivergedError(
-                        f"step {step + 1}: the loss is {value:g}, its gradient {slope:g}; {folder} is as of its last "
-                        "save: go on with a lower --learning-rate"
-                    )
-                optimiser.step()
-                step += 1
-                average.update(network, step)
-                smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
-                if step % 20 == 0:
-                    now = time.monotonic()
-                    speed, reported = 20 * options.batch / (now - reported), now
-                    _write_log(log_path, {"step": step, "loss": round(smooth, 5), "images_s": round(speed, 1)})
-                    progress.update(task, completed=done, description=f"loss {smooth:.4f}  {speed:.0f} images/s")
-                if on_step:
-                    on_step(step)
-                if time.monotonic() - saved > options.save_every_s:
-                    finish(done=False)
-                    saved = reported = time.monotonic()
-        except KeyboardInterrupt:
-            finish(done=False)
-            raise
-    finish(done=True)
+        while step < options.steps and not stop():
+            done = _progress(options, step, time.monotonic() - begun)
+            if done >= 1:
+                break
+            rate = min(1.0, (step + 1) / options.warm_up) * (0.5 + 0.5 * math.cos(math.pi * done))
+            for group, peak in zip(optimiser.param_groups, base_rates, strict=True):
+                group["lr"] = peak * max(rate, 0.002)
+            lab = next(coming)
+            lightness = film_look(lab[:, :1] / 100, grain.manual_seed(options.seed + step))
+            lightness = lightness.to(device, memory_format=torch.channels_last)
+            with autocast if device == "cuda" or torch.backends.mkldnn.is_available() else nullcontext():
+                loss = loss_of(lightness, lab[:, 1:].to(device))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            value, slope = float(loss.detach()), float(nn.utils.clip_grad_norm_(network.parameters(), 1.0))
+            if not math.isfinite(value) or not math.isfinite(slope):
+                raise DivergedError(
+                    f"step {step + 1}: the loss is {value:g}, its gradient {slope:g}; {folder} is as of its last "
+                    "save: go on with a lower --learning-rate"
+                )
+            optimiser.step()
+            step += 1
+            average.update(network, step)
+            smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
+            if step % 20 == 0:
+                now = time.monotonic()
+                speed, reported = 20 * options.batch / (now - reported), now
+                _write_log(log_path, {"step": step, "loss": round(smooth, 5), "images_s": round(speed, 1)})
+                progress.update(task, completed=done, description=f"loss {smooth:.4f}  {speed:.0f} images/s")
+            if on_step:
+                on_step(step)
+            if time.monotonic() - saved > options.save_every_s:
+                finish(done=False)
+                saved = reported = time.monotonic()
+        stopped = stop()
+        finish(done=not stopped)
+    if stopped:
+        raise KeyboardInterrupt
     return target
+
+
+@contextmanager
+def _stop_asked() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed: it waits for the step or save to end, as from half of one nothing goes on exactly."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _begin(
@@ -365,18 +391,22 @@ def _optimiser(network: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
     )
 
 
-def _read_resume(resume: Path, options: TrainOptions, made_of: dict[str, str]) -> dict[str, Any] | None:
+def _read_resume(resume: Path, options: TrainOptions) -> dict[str, Any] | None:
     if not resume.is_file():
         return None
     try:
         kept: dict[str, Any] = torch.load(resume, map_location="cpu", weights_only=True)
-        before = kept["options"] | kept["made_of"]
+        before = kept["options"]
+        kept["made_of"].keys()
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{resume}: damaged; remove it to start again") from error
-    fixed = {key: value for key, value in (asdict(options) | made_of).items() if key not in _FREE}
-    if different := [key for key, value in fixed.items() if before.get(key) != value]:
-        raise CheckpointError(f"{resume} was made with other options ({', '.join(different)}); use another folder")
+        raise CheckpointError(f"{resume}: damaged; use another folder") from error
+    _refuse_others(resume, before, {key: value for key, value in asdict(options).items() if key not in _FREE})
     return kept
+
+
+def _refuse_others(resume: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    if different := [key for key, value in now.items() if before.get(key) != value]:
+        raise CheckpointError(f"{resume} was made with other options ({', '.join(different)}); use another folder")
 
 
 def _validate(network: nn.Module, average: _Average, loss_of: Loss, lab: Tensor, batch: int, device: str) -> float:
@@ -386,11 +416,12 @@ def _validate(network: nn.Module, average: _Average, loss_of: Loss, lab: Tensor,
     network.eval()
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
         losses = [
-            float(loss_of(part[:, :1].to(device) / 100, part[:, 1:].to(device))) for part in torch.split(lab, batch)
+            len(part) * float(loss_of(part[:, :1].to(device) / 100, part[:, 1:].to(device)))
+            for part in torch.split(lab, batch)
         ]
     network.load_state_dict(own)
     network.train()
-    return round(sum(losses) / len(losses), 5)
+    return round(sum(losses) / len(lab), 5)
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:

@@ -174,10 +174,14 @@ class ExemplarNet(nn.Module):
             ab [B, 2, S/4, S/4], Lab units, and the confidence in the reference [B, 1, S/4, S/4], 0 to 1: where it is
             0 the colour is HueNet's.
         """
+        return self.both(lightness, keys, ab)[1:]
+
+    def both(self, lightness: Tensor, keys: Tensor, ab: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """HueNet's ab, and what `forward` returns, which takes the same."""
         queries, fine = self.encode(lightness)
         automatic = self.base.decode(self.base.classify(fine))
         queries = self.seek(queries, keys[None])
-        return self.blend(lightness, fine, automatic, *self.carry(queries, keys[None], ab[None]))
+        return automatic, *self.blend(lightness, fine, automatic, *self.carry(queries, keys[None], ab[None]))
 
 
 def _places(like: Tensor) -> Tensor:
