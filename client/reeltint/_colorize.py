@@ -1,6 +1,7 @@
 """A film, a still or a folder of stills: read, coloured by a server, written."""
 
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
@@ -18,15 +19,15 @@ from reeltint._colorizer import Colorizer
 from reeltint._errors import FilmError, InvalidRequest, ModelNotFound, ReeltintError, ServerBusy, ServerUnreachable
 from reeltint._film import FilmFrame, FilmReader, FilmWriter, read_still, write_still
 from reeltint._film_chroma import ChromaReader
-from reeltint._film_read import logger
+from reeltint._film_still import STILL_SUFFIXES
 from reeltint._library import read_colours
 from reeltint._scene_colour import SceneColours
 
 if TYPE_CHECKING:
     from reeltint._project import Project
 
+logger = logging.getLogger("reeltint")
 _T = TypeVar("_T")
-STILL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

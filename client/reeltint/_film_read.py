@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from reeltint._closing import Closing
 from reeltint._errors import FilmError, InvalidRequest
 
-logger = logging.getLogger("reeltint")
+logger = logging.getLogger("reeltint.film")
 
 Luma = NDArray[np.uint8] | NDArray[np.uint16]
 

@@ -23,6 +23,7 @@ _ENCODERS = {
     ".png": ("png", "rgb24"), ".jpg": ("mjpeg", "yuvj444p"), ".jpeg": ("mjpeg", "yuvj444p"),
     ".tif": ("tiff", "rgb24"), ".tiff": ("tiff", "rgb24"), ".bmp": ("bmp", "bgr24"), ".webp": ("libwebp", "bgra"),
 }  # fmt: skip
+STILL_SUFFIXES = frozenset(_ENCODERS)
 
 
 def read_still(path: Path | str) -> NDArray[np.uint8]:

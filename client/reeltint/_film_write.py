@@ -101,8 +101,8 @@ class FilmWriter:
             side_by_side: Write grey | colour, twice as wide.
 
         Raises:
-            InvalidRequest: the output is the source itself or has an unknown container; unknown encoder or pixel
-                format, or one that the container or the luma's bit depth rules out.
+            InvalidRequest: the output is a folder, has none to lie in, is the source itself or has an unknown
+                container; unknown encoder or pixel format, or one that the container or the luma's bit depth rules out.
             FilmError: the output cannot be written there.
         """
         self.path = Path(path)

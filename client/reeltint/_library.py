@@ -15,8 +15,9 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,13 @@ from numpy.typing import NDArray
 
 from reeltint._closing import Closing
 from reeltint._errors import FilmError, InvalidRequest, LibraryError
-from reeltint._film_still import read_still_rgb
+from reeltint._film_still import STILL_SUFFIXES, read_still_rgb
 from reeltint._thumbnail import embedding_frame
 
 Vectors = NDArray[np.float32]
 Embed = Callable[[NDArray[np.uint8]], Vectors]
 """Frames [B, H, W] uint8 to embeddings [B, D] of length 1: `Colorizer.embed`."""
 
-PHOTOGRAPH_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 BATCH = 16
 """Photographs embedded and committed at a time."""
 SAME_EMBEDDER = 0.02
@@ -110,8 +110,16 @@ class Added:
 
 
 def default_folder() -> Path:
-    """$XDG_DATA_HOME/reeltint/library, or the same below ~/.local/share."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "reeltint" / "library"
+    """$XDG_DATA_HOME/reeltint/library, or the same below ~/.local/share.
+
+    Raises:
+        InvalidRequest: There is no home folder.
+    """
+    try:
+        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    except RuntimeError as error:
+        raise InvalidRequest("there is no home folder to have a library in; name a folder (--library)") from error
+    return data / "reeltint" / "library"
 
 
 def photographs_in(source: Path) -> list[Path]:
@@ -124,9 +132,9 @@ def photographs_in(source: Path) -> list[Path]:
         if not source.exists():
             raise InvalidRequest(f"{source}: no such file or folder")
         return [source]
-    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in PHOTOGRAPH_SUFFIXES and p.is_file())
+    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in STILL_SUFFIXES and p.is_file())
     if not found:
-        raise InvalidRequest(f"{source}: no photographs in this folder ({', '.join(sorted(PHOTOGRAPH_SUFFIXES))})")
+        raise InvalidRequest(f"{source}: no photographs in this folder ({', '.join(sorted(STILL_SUFFIXES))})")
     return found
 
 
@@ -141,6 +149,21 @@ def read_colours(path: Path | str) -> NDArray[np.uint8]:
     if np.percentile(np.ptp(sample, axis=-1), 99) < _COLOURLESS:
         raise FilmError(path, "it has no colour to give")
     return rgb
+
+
+def check_colours(path: Path | str) -> None:
+    """Raise what `read_colours` raises; a still that has not changed since is not read again."""
+    try:
+        stat = Path(path).stat()
+    except OSError:
+        read_colours(path)  # it tells
+    else:
+        _has_colours(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(4096)
+def _has_colours(path: Path | str, _changed: int, _size: int) -> None:
+    read_colours(path)
 
 
 def embed_still(path: Path | str, embed: Embed) -> Vectors:
@@ -176,8 +199,10 @@ class Library(Closing):
             if create:
                 self.folder.mkdir(parents=True, exist_ok=True)
             elif not file.is_file():
-                default = default_folder()
-                known = f"; the default one is {default}" if (default / file.name).is_file() else ""
+                known = ""
+                with suppress(InvalidRequest):
+                    if ((default := default_folder()) / file.name).is_file():
+                        known = f"; the default one is {default}"
                 raise InvalidRequest(f"{self.folder}: there is no library here{known}")
             mode = "rwc" if create else "rw" if os.access(self.folder, os.W_OK) and os.access(file, os.W_OK) else "ro"
             self._writable = mode != "ro"

@@ -30,7 +30,7 @@ from typing import Any, Literal, NoReturn, get_args
 
 from reeltint._errors import FilmError, InvalidRequest
 from reeltint._film_partial import create_partial
-from reeltint._library import read_colours
+from reeltint._library import check_colours
 from reeltint._scenes import Scene, Transition
 
 Origin = Literal["given", "earlier", "library", "automatic"]
@@ -335,7 +335,7 @@ class _Reading:
     def _check_still(self, path: Path, at: int, label: str) -> None:
         if path not in self._stills:
             try:
-                read_colours(path)
+                check_colours(path)
             except FilmError as error:
                 self._fail(at, f"{label}: {error}")
             self._stills.add(path)

@@ -7,6 +7,7 @@ near; else the scene's own key frame coloured by the automatic network, so that 
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,10 +22,12 @@ from reeltint._codec import Reference
 from reeltint._colorizer import Colorizer
 from reeltint._errors import FilmError, InvalidRequest
 from reeltint._film_read import FilmFrame, FilmReader, code_table
-from reeltint._library import Library, Match, embed_still, read_colours
+from reeltint._library import Library, Match, check_colours, embed_still, read_colours
 from reeltint._project import DEFAULT_SMOOTHING, PlannedScene, Project, ReferenceChoice
 from reeltint._scenes import Detector, Scene, SceneDetector, luma_thumbnail
 from reeltint._thumbnail import at_most, embedding_frame
+
+logger = logging.getLogger("reeltint")
 
 SAME_SCENE = 0.75
 """Largest embedding distance of two scenes that share a reference.
@@ -110,7 +113,7 @@ def plan(
         if not 0 <= value <= most:
             raise InvalidRequest(f"{name}: from 0 to {most}, not {value}")
     for path in {*stills.values(), *([given] if given else [])}:
-        read_colours(path)  # before the long part: a wrong file is told at once
+        check_colours(path)  # before the long part: a wrong file is told at once
 
     shots: list[Scene] = []
     frames: list[int] = []
@@ -207,7 +210,7 @@ class ReferenceLoader(Closing):
     ) -> None:
         for path in {planned.reference.path for planned in project.scenes}:
             if path is not None:
-                read_colours(path)
+                check_colours(path)
         self._project, self._film, self._colorizer, self._start_s = project, Path(film), colorizer, start_s
         self._made: dict[int, Reference] = {}
         self._last_use = {_root(project, number): number for number in range(1, len(project.scenes) + 1)}
@@ -356,14 +359,18 @@ def _earlier(
 def _photograph(
     embedding: NDArray[np.float32] | None, library: Library | None, furthest: float
 ) -> ReferenceChoice | None:
-    """The nearest photograph of the library that is near enough and still where it was."""
+    """The nearest photograph of the library that is near enough and still has colours to give."""
     if embedding is None or library is None:
         return None
     near: Iterable[Match] = (match for match in library.search(embedding, 8) if match.distance <= furthest)
     for match in near:
-        if match.photograph.path.is_file():
-            path = match.photograph.path
-            return ReferenceChoice(origin="library", path=path, similarity=match.similarity)
+        path = match.photograph.path
+        try:
+            check_colours(path)
+        except FilmError as error:
+            logger.warning("photograph %d of the library is passed over: %s", match.photograph.id, error)
+            continue
+        return ReferenceChoice(origin="library", path=path, similarity=match.similarity)
     return None
 
 

@@ -79,7 +79,8 @@ class _Run:
     reference: Reference | None = None
     batch: list[_Part] = field(default_factory=list)  # to be sent; the last frame that came is always here
     smoothed: deque[_Part] = field(default_factory=deque)  # in the smoother
-    least: float = np.inf  # contrast in the fade into it, so far
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=3))  # contrasts in the fade into it
+    least: float = np.inf  # of three that follow each other, so far: a flash or a lost frame is no black
 
 
 class SceneColours:
@@ -91,8 +92,8 @@ class SceneColours:
     Args:
         colorizer: The server.
         scenes: All scenes of the film in order, as a project has them.
-        load: Makes the reference of a scene by its number, from 1. It is called once a scene, in a thread, ahead of
-            time; after an error or an interruption nobody waits for it.
+        load: Makes the reference of a scene by its number, from 1. It is called once for each stretch of a scene that
+            is coloured, in a thread, ahead of time; after an error or an interruption nobody waits for it.
         batch: Frames a request.
         only: Numbers of the scenes to colour; empty: all. Frames in none of them pass without colour.
         first: Index in the film of the first frame that comes.
@@ -182,7 +183,7 @@ class SceneColours:
                 if here:
                     coloured.grey = frame.grey()
                     small = reduced(coloured.grey, self._side)
-                    takers = self._takers(here, small)
+                    takers = self._takers(here, small, index)
                     for run in here:
                         if run.batch and (run not in takers or len(run.batch) == self._batch):
                             yield self._send(run, ends=run not in takers)
@@ -213,16 +214,20 @@ class SceneColours:
             begun.append(run)
         return begun
 
-    def _takers(self, here: list[_Run], small: Frames) -> list[_Run]:
+    def _takers(self, here: list[_Run], small: Frames, index: int) -> list[_Run]:
         """Those of a frame's scenes that colour it: all, but in a fade the first until light returns, then the second.
 
-        Light is taken by its contrast, which tells black from a dark picture however grey it is, and white as well.
+        Light is taken by its contrast, which tells black from a dark picture however grey it is, and white as well. Of
+        a fade whose beginning is not seen the second half is the second's.
         """
         if len(here) == 1 or self._scenes[here[1].number - 1].scene.transition != "fade":
             return here
         first, second = here
+        if second.start < self._first:
+            return [second if 2 * index >= second.start + first.end else first]
         contrast = float(resized(small, HEIGHT, WIDTH).std())
-        second.least = min(second.least, contrast)
+        second.recent.append(contrast)
+        second.least = min(second.least, max(second.recent))
         return [second if contrast > _RISEN * second.least + 1 else first]
 
     def _ask(self, loader: ThreadPoolExecutor) -> None:

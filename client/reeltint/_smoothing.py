@@ -29,7 +29,7 @@ class Smoother:
 
     A frame counts for a place by exp(-(d/2)²), d being the largest change of L* there on the way to it, each averaged
     over 3 x 3 places; by exp(-(c/g)²), c being the distance of its ab and g = 8 + 100 (1 - p), p being the place's own
-    confidence; and by (q/p)^16, q being its confidence.
+    confidence; and by (q/p)^16, q being its confidence, q/p at most 10 and both at least 0.001.
 
     Args:
         strength: 0 leaves every frame as it is, 1 takes the average alone, between them both are mixed.

@@ -169,9 +169,7 @@ def test_an_upload_touches_nothing_that_is_served(overlays: dict[str, list[Manif
     assert upload["command"][-2:] == ["/models/current", "$(UPLOAD_URL)"]
     assert not any("delete" in word for word in upload["command"])
     text = (ROOT / "docs/deploy.md").read_text()
-    assert text.index("delete --ignore-not-found job reeltint-export") < text.index(
-        "apply -k deploy/kubernetes/export-job"
-    )
+    assert text.index("delete --ignore-not-found job reeltint-export") < text.index("apply -k reeltint-job/")
 
 
 def test_the_documents_kustomization(overlays: dict[str, list[Manifest]], tmp_path: Path) -> None:

@@ -429,3 +429,15 @@ def test_every_library_command_has_help_and_is_documented() -> None:
         assert command.help, name
         assert f"reeltint library {name}" in page
         assert all(getattr(option, "help", None) for option in command.params), name
+
+
+def test_without_a_home_folder_a_library_must_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(InvalidRequest, match="there is no home folder to have a library in"):
+        default_folder()
+    with pytest.raises(InvalidRequest, match=r"nowhere: there is no library here$"):
+        Library(tmp_path / "nowhere")

@@ -214,14 +214,24 @@ def test_references_that_are_kept_are_few_and_come_back_the_same(
     assert len({reference.keys.tobytes() for reference in first}) == count
 
 
-def test_a_photograph_that_has_gone_is_not_chosen(server: InProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize("harm", ["gone", "torn", "grey"])
+def test_a_photograph_that_gives_no_colour_any_more_is_passed_over(
+    harm: str, server: InProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     scenes = _film(tmp_path / "film.mkv", [_shot("chelsea", 9)])
     Image.fromarray(data.chelsea()).save(tmp_path / "cat.png")
     with Library(tmp_path / "library", server.embed, create=True) as library:
         library.add([tmp_path / "cat.png"])
-        (tmp_path / "cat.png").unlink()
+        if harm == "gone":
+            (tmp_path / "cat.png").unlink()
+        elif harm == "torn":
+            (tmp_path / "cat.png").write_bytes((tmp_path / "cat.png").read_bytes()[:40])
+        else:
+            Image.fromarray(data.camera()).save(tmp_path / "cat.png")
         project = plan(tmp_path / "film.mkv", _colorizer(server), scenes=scenes, library=library)
     assert project.scenes[0].reference.origin == "automatic"
+    assert "photograph 1 of the library is passed over" in caplog.text
+    assert "cat.png" in caplog.text
 
 
 def test_a_still_for_the_film_and_another_for_one_scene(server: InProcess, tmp_path: Path) -> None:

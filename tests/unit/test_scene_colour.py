@@ -79,6 +79,16 @@ def test_a_scene_between_two_wanted_ones_is_coloured_where_they_reach_into_it() 
     assert ranges(scenes((0, 10), (8, 30), (27, 40)), 1, 3) == [(1, 0, 10), (2, 8, 10), (2, 27, 30), (3, 27, 40)]
 
 
+def test_from_the_middle_of_a_fade_the_second_half_is_the_second_scenes(colorizer: Colorizer) -> None:
+    one, two = scenes((0, 40), (20, 60))
+    planned = [one, replace(two, scene=replace(two.scene, transition="fade"))]
+    film = Film(60, lambda index: data.camera()[::8, ::8][:36, :64])
+    coming = (frame for frame in film if frame.pts >= 25)
+    colours = SceneColours(colorizer, planned, colour_of, batch=8, first=25)
+    found = [float(each.ab.mean()) for each in colours.iterate(coming, Path("film")) if each.ab is not None]
+    assert found == pytest.approx([10.0] * 5 + [20.0] * 30)
+
+
 def test_shares_of_a_cross_fade() -> None:
     planned = scenes((0, 10), (7, 20), (20, 30))
     assert [_weight(planned, 2, index) for index in (7, 8, 9, 10, 19)] == [0.25, 0.5, 0.75, 1, 1]
@@ -146,6 +156,7 @@ DARK, OUT, IN = [0.0] * 3, [0.8, 0.6, 0.4, 0.2], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 
         pytest.param([*OUT, *DARK, 0, 0, 0], 0, 10, id="out, then a cut"),
         pytest.param([*DARK, *IN], 0, 3, id="in after a cut"),
         pytest.param([1, *OUT, *DARK, 1, 1], 0, 8, id="entered too long"),
+        pytest.param([0.9, 0.8, 0.0, 0.7, *OUT, *DARK, *IN], 0, 11, id="a lost frame"),
     ],
 )
 @pytest.mark.parametrize("only", [[], [1], [2]])

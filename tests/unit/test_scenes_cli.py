@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import sys
@@ -202,6 +203,17 @@ def test_the_listing_is_told_although_a_file_cannot_be_written(
     monkeypatch.setattr(scenes_command, "write_project", full)
     assert run(monkeypatch, film, "--no-server", "--out", tmp_path / "reel.scenes.json", "--json") == 1
     assert len(json.loads(capsys.readouterr().out)["scenes"]) == 3
+
+
+def test_the_file_is_written_although_nobody_reads_the_listing(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "broken pipe")
+
+    monkeypatch.setattr(scenes_command, "_tell", gone)
+    assert run(monkeypatch, film, "--no-server", "--out", tmp_path / "reel.scenes.json") == 1
+    assert len(read_project(tmp_path / "reel.scenes.json").scenes) == 3
 
 
 def test_out_without_a_server(

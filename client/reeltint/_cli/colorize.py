@@ -19,7 +19,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from reeltint._cli.serve import tls_of
 from reeltint._colorize import (
-    STILL_SUFFIXES,
     Report,
     check_project,
     check_stills,
@@ -30,6 +29,7 @@ from reeltint._colorize import (
 from reeltint._colorizer import Colorizer
 from reeltint._errors import FilmError, InvalidRequest, ModelNotFound, ReeltintError
 from reeltint._film import FilmReader
+from reeltint._film_still import STILL_SUFFIXES
 from reeltint._library import Library, default_folder
 from reeltint._metrics import ClientMetrics
 from reeltint._tls import Tls
@@ -374,7 +374,7 @@ def tell_library(project: "Project", library: Path | None) -> None:
     """Say on stderr that there is a default library, where none was searched and a scene found no reference."""
     if library is not None or all(planned.reference.origin != "automatic" for planned in project.scenes):
         return
-    with contextlib.suppress(ReeltintError, RuntimeError), Library(default_folder()) as opened:  # or there is no home
+    with contextlib.suppress(ReeltintError), Library(default_folder()) as opened:
         if count := len(opened):
             told = f"--library {opened.folder} would search your library, photographs in it: {count}"
             _console.print(told, highlight=False, markup=False, soft_wrap=True)
@@ -417,7 +417,7 @@ def _stills(source: Path, target: Path) -> dict[Path, Path]:
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Keep warnings about the film back, which come later again; say what helps where models are missing."""
-    logger = logging.getLogger("reeltint")
+    logger = logging.getLogger("reeltint.film")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -13,10 +13,10 @@ import typer
 from rich.console import Console
 
 from reeltint._cli.colorize import _progress, check_free, connect, tell_library
-from reeltint._colorize import STILL_SUFFIXES
 from reeltint._errors import InvalidRequest, ReeltintError
 from reeltint._film import FilmReader, write_still
 from reeltint._film_partial import create_partial
+from reeltint._film_still import STILL_SUFFIXES
 from reeltint._library import Library
 from reeltint._project import write_project
 from reeltint._references import plan, wants_a_person
@@ -102,13 +102,16 @@ def scenes(
         else:
             project = plan(film, colorizer, detector=detector, library=photographs, strict=strict, on_frame=tell)
             found = [planned.scene for planned in project.scenes]
-    _tell(film, found, reader.info.frame_rate, "json" if as_json else "csv" if as_csv else "text")
-    if out is not None and project is not None:
+    try:
+        if out is not None and project is not None:
+            write_project(out, project)
+    finally:
+        _tell(film, found, reader.info.frame_rate, "json" if as_json else "csv" if as_csv else "text")
+    if project is not None:
         for number, why in wants_a_person(project).items():
             _console.print(f"scene {number}: {why}", highlight=False, soft_wrap=True)
         if not no_server:
             tell_library(project, library)
-        write_project(out, project)
     if sheet is not None:
         with FilmReader(film, strict=strict) as reader:
             write_still(sheet, contact_sheet(reader, found))
