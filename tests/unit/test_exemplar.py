@@ -1,5 +1,6 @@
 """Colouring by a reference: the network, its training pairs, its figures and its graphs."""
 
+import copy
 import logging
 import math
 import tarfile
@@ -67,13 +68,35 @@ def test_without_confidence_the_colour_is_that_of_the_network_inside(network: Ex
     assert torch.allclose(result, alone, atol=1e-3)
 
 
+def _sharpened(network: ExemplarNet, sharpness: float) -> ExemplarNet:
+    """So sharp that only the best key counts."""
+    sharp = copy.deepcopy(network)
+    torch.nn.init.constant_(sharp.sharpness, math.log(sharpness))
+    return sharp
+
+
 def test_a_picture_finds_its_own_colours(network: ExemplarNet, photo: torch.Tensor) -> None:
     keys, ab = network.remember(photo[:, :1] / 100, photo[:, 1:])
     queries, _ = network.encode(photo[:, :1] / 100)
-    own, spread, cosine = network.carry(100 * queries, keys, ab)  # as sharp as can be: only the best one counts
+    own, spread, near = _sharpened(network, 2000).carry(queries, keys, ab)
     assert torch.allclose(own.flatten(2), ab, atol=1.0)
     assert spread.max() < 3
-    assert torch.allclose(cosine, torch.full_like(cosine, 100.0), rtol=1e-3)
+    assert torch.allclose(near, torch.ones_like(near), atol=2e-3)
+
+
+def test_what_is_carried_is_the_mean_by_softmax(network: ExemplarNet, photo: torch.Tensor) -> None:
+    keys, ab = network.remember(photo[:, :1] / 100, photo[:, 1:])
+    queries, _ = network.encode(photo[:, :1].flip(3) / 100)
+    carried, spread, near = network.carry(queries, keys, ab)
+    cosines = torch.einsum("bcq,bck->bqk", queries.flatten(2), keys)
+    weights = (20 * cosines).softmax(-1)
+    assert torch.allclose(carried.flatten(2), torch.einsum("bqk,bck->bcq", weights, ab), atol=1e-2)
+    variance = torch.einsum("bqk,bck->bcq", weights, ab**2).sum(1) - carried.flatten(2).square().sum(1)
+    assert torch.allclose(spread.flatten(1), variance.clamp(min=0.01).sqrt(), atol=5e-2)
+    assert torch.allclose(near.flatten(1), ((20 * cosines).exp().sum(-1) / 4).log() / 20, atol=1e-4)
+    assert (near.flatten(1) - cosines.amax(-1)).abs().max() < 0.2  # about the largest
+    far, _, _ = _sharpened(network, 500).carry(queries, -queries.flatten(2)[:, :, :1].expand_as(keys), ab)
+    assert far.isfinite().all()
 
 
 def test_pairs_show_one_scene_and_are_made_harder() -> None:
@@ -136,7 +159,7 @@ def test_of_like_places_the_nearer_is_chosen(photo: torch.Tensor) -> None:
         torch.nn.init.zeros_(parameter)  # nothing to see: all places look alike
     keys, ab = network.remember(photo[:, :1] / 100, photo[:, 1:])
     queries, _ = network.encode(photo[:, :1] / 100)
-    own, _, _ = network.carry(1000 * queries, keys, ab)
+    own, _, _ = _sharpened(network, 20_000).carry(queries, keys, ab)
     assert torch.allclose(own.flatten(2), ab, atol=2.0)
 
 

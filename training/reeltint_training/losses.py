@@ -74,8 +74,8 @@ class ExemplarLoss:
         with torch.autocast(queries.device.type, enabled=False):
             with torch.no_grad():
                 automatic = network.base.decode(network.base.classify(fine.float()))
-            carried, spread, cosine = network.carry(queries.float(), keys.float(), colours)
-        result, confidence = network.blend(lightness, fine, automatic, carried, spread, cosine)
+            carried, spread, near = network.carry(queries.float(), keys.float(), colours)
+        result, confidence = network.blend(lightness, fine, automatic, carried, spread, near)
         target = functional.avg_pool2d(truth, network.output_stride // 2)
         loss = 0.5 * self._distance(carried, target) + self._distance(result, target)
 

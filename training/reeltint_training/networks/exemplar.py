@@ -24,6 +24,7 @@ _AB = 50.0  # Lab units in one unit of the correction network
 _WIDTH = 48  # channels of the correction at 1/4
 _CONTEXT = 64  # and at 1/8
 _VOTES = 32  # channels that look where neighbours were found, at 1/8
+_ALIKE = 4.0  # keys of the reference that are usually as near as the nearest
 _WAVES = (0.5, 1.0, 2.0, 4.0)  # half turns across the picture
 _PLACES = 4 * len(_WAVES)
 
@@ -138,24 +139,26 @@ class ExemplarNet(nn.Module):
 
         Returns:
             ab [B, 2, h, w] as carried; how far the carried colours differ among themselves (standard deviation, Lab
-            units) [B, 1, h, w]; the largest cosine [B, 1, h, w].
+            units) [B, 1, h, w]; about the largest cosine, log(sum(exp(s cos)) / 4) / s [B, 1, h, w].
         """
+        # The softmax is written out, one pass over the scores less: no score is above 0, its sums are a column more.
         sharpness = self.sharpness.exp()
-        scores = torch.matmul((queries * sharpness).flatten(2).transpose(1, 2), keys)
-        weight = functional.softmax(scores, -1)
-        values = torch.cat([ab, (ab * ab).sum(1, keepdim=True)], 1).transpose(1, 2)
-        carried = torch.matmul(weight, values).transpose(1, 2)
-        size, best = queries.shape[-2:], scores.detach().amax(-1) / sharpness.detach()
-        mean = carried[:, :2]
-        spread = (carried[:, 2:] - (mean * mean).sum(1, keepdim=True)).clamp(min=0.01).sqrt()
-        return mean.unflatten(2, size), spread.unflatten(2, size), best.unsqueeze(1).unflatten(2, size)
+        scaled = sharpness * torch.cat([queries, -torch.ones_like(queries[:, :1])], 1)
+        scores = torch.matmul(scaled.flatten(2).transpose(1, 2), torch.cat([keys, torch.ones_like(keys[:, :1])], 1))
+        values = torch.cat([ab, (ab * ab).sum(1, keepdim=True), torch.ones_like(ab[:, :1])], 1).transpose(1, 2)
+        carried = torch.matmul(scores.exp(), values).transpose(1, 2).unflatten(2, queries.shape[-2:])
+        total = carried[:, 3:].clamp(min=1e-30)
+        near = (total.detach() / _ALIKE).log() / sharpness.detach() + 1
+        mean, square = carried[:, :2] / total, carried[:, 2:3] / total
+        spread = (square - (mean * mean).sum(1, keepdim=True)).clamp(min=0.01).sqrt()
+        return mean, spread, near
 
     def blend(
-        self, lightness: Tensor, fine: Tensor, automatic: Tensor, carried: Tensor, spread: Tensor, cosine: Tensor
+        self, lightness: Tensor, fine: Tensor, automatic: Tensor, carried: Tensor, spread: Tensor, near: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Correct the carried colour and fall back to the automatic one where it is not to be believed."""
         detail = functional.pixel_unshuffle(lightness, self.output_stride)
-        given = torch.cat([detail, carried / _AB, automatic / _AB, spread / _AB, cosine], 1)
+        given = torch.cat([detail, carried / _AB, automatic / _AB, spread / _AB, near], 1)
         x = functional.relu(self.norm(self.lift(given) + self.lift_fine(fine)))
         x = x + functional.interpolate(self.widen(self.context(x)), x.shape[-2:], mode="bilinear")
         correction = self.correct(self.block(x)).float()
