@@ -205,15 +205,17 @@ def test_the_listing_is_told_although_a_file_cannot_be_written(
     assert len(json.loads(capsys.readouterr().out)["scenes"]) == 3
 
 
-def test_the_file_is_written_although_nobody_reads_the_listing(
+def test_files_are_written_although_nobody_reads_the_listing(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: object) -> None:
         raise BrokenPipeError(errno.EPIPE, "broken pipe")
 
     monkeypatch.setattr(scenes_command, "_tell", gone)
-    assert run(monkeypatch, film, "--no-server", "--out", tmp_path / "reel.scenes.json") == 1
+    files = ("--out", tmp_path / "reel.scenes.json", "--sheet", tmp_path / "sheet.png")
+    assert run(monkeypatch, film, "--no-server", *files) == 1
     assert len(read_project(tmp_path / "reel.scenes.json").scenes) == 3
+    assert read_still(tmp_path / "sheet.png").size
 
 
 def test_out_without_a_server(

@@ -105,6 +105,9 @@ def scenes(
     try:
         if out is not None and project is not None:
             write_project(out, project)
+        if sheet is not None:
+            with FilmReader(film, strict=strict) as reader:
+                write_still(sheet, contact_sheet(reader, found))
     finally:
         _tell(film, found, reader.info.frame_rate, "json" if as_json else "csv" if as_csv else "text")
     if project is not None:
@@ -112,9 +115,6 @@ def scenes(
             _console.print(f"scene {number}: {why}", highlight=False, soft_wrap=True)
         if not no_server:
             tell_library(project, library)
-    if sheet is not None:
-        with FilmReader(film, strict=strict) as reader:
-            write_still(sheet, contact_sheet(reader, found))
 
 
 def _check_targets(sheet: Path | None, out: Path | None) -> None:
